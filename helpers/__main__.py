@@ -1,0 +1,164 @@
+"""`python3 -m helpers COMMAND`: everything that a checkout can do, from Python and git alone.
+
+Kept in syntax that Python 3.6 can parse, so that an older Python gets as far as the check below.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):
+    found = ".".join(map(str, sys.version_info[:3]))
+    sys.stderr.write("error: Python 3.11 or newer is needed, this is " + found + ". Try: python3.11 -m helpers ...\n")
+    sys.exit(2)
+
+import argparse
+import errno
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import bootstrap
+from .files import ROOT, UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: `needs` names what is installed first (see `bootstrap.REQUIREMENTS`), "" for nothing.
+
+    `execute` gets the parsed options and returns the exit code; it imports what it uses.
+    """
+
+    help: str
+    configure: Callable[[argparse.ArgumentParser], None]
+    execute: Callable[[argparse.Namespace], int]
+    needs: str = "run"
+    passes_on: bool = False
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", default="default", metavar="NAME", help="run folder below runs/ (default: %(default)s)")
+    parser.add_argument("--profile", default="auto", help="model and recipe (default: %(default)s, by what the machine has)")
+    parser.add_argument("--fresh", action="store_true", help="remove the run folder first and begin again")
+
+
+def _run_folder(name: str) -> Path:
+    from .runtime import runs_folder
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise UserError(f"run name {name!r}: use letters, digits, '.', '_' and '-' only, up to 64 of them.")
+    return runs_folder() / name
+
+
+def _run(options: argparse.Namespace) -> int:
+    from . import execution, notebooks, profiles
+
+    profiles.choose(options.profile)
+    folder = _run_folder(options.run)
+    parameters = {"RUN": options.run, "PROFILE": options.profile}
+    done = execution.run(notebooks.NOTEBOOKS, folder, parameters, options.fresh)
+    execution.summary(folder, done)
+    return 0
+
+
+def _test_options(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--slow", action="store_const", dest="mark", const="slow", help="only the slow tests")
+    which.add_argument("--all", action="store_const", dest="mark", const="", help="every test (default: those not slow)")
+    parser.set_defaults(mark="not slow")
+
+
+def _test(options: argparse.Namespace) -> int:
+    import pytest
+
+    return int(pytest.main([*(["-m", options.mark] if options.mark else []), *options.rest]))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from . import doctor
+
+    return doctor.main()
+
+
+def _badges_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", nargs="?", metavar="OWNER/NAME", help="public repository; left out: as in pyproject.toml")
+
+
+def _badges(options: argparse.Namespace) -> int:
+    from . import notebooks
+
+    changed = notebooks.badges(options.address)
+    print("\n".join(f"rewritten: {path.relative_to(ROOT)}" for path in changed) or "Nothing to change.")
+    return 0
+
+
+def _publish_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", default="default", metavar="NAME", help="the finished run (default: %(default)s)")
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from . import publication
+
+    changed = publication.publish(_run_folder(options.run))
+    print("\n".join(f"published: {path.relative_to(ROOT)}" for path in changed) or "Nothing to change.")
+    return 0
+
+
+def _no_options(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+COMMANDS = {
+    "run": Command("execute the notebooks from data to report", _run_options, _run),
+    "test": Command("run the tests", _test_options, _test, needs="test", passes_on=True),
+    "doctor": Command("say what this machine has and what is missing", _no_options, _doctor, needs=""),
+    "badges": Command("write the public address into notebooks and README", _badges_options, _badges, needs=""),
+    "publish": Command("copy a finished run's outputs into notebooks/", _publish_options, _publish, needs=""),
+}
+
+
+def dispatch(argv: list[str]) -> int:
+    """Parse `argv`, install what the command needs, execute it; returns the exit code. Raises `UserError`."""
+    parser = argparse.ArgumentParser(prog="python3 -m helpers", description="BONSAI Reasoning Notebooks")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        command.configure(subparsers.add_parser(name, help=command.help, description=command.help, allow_abbrev=False))
+    options, options.rest = parser.parse_known_args(argv)
+    command = COMMANDS[options.command]
+    if options.rest and not command.passes_on:
+        parser.error("unknown: " + " ".join(options.rest))
+    if command.needs:
+        bootstrap.enter(command.needs, argv)
+    return command.execute(options)
+
+
+def main(argv: list[str]) -> int:
+    """`dispatch`, with every error that the user can mend as one line on stderr; anything else shows its traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")
+    try:
+        return dispatch(argv)
+    except KeyboardInterrupt:
+        return _say("interrupted; run the same command again to go on", 130)
+    except UserError as error:
+        return _say("error: " + " ".join(str(error).split()))
+    except MemoryError:
+        return _say("error: memory ran out. Close other programs, or choose a smaller profile (--profile).")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        return _say(f"error: the disk is full{place}. Free some space and run again; what was finished is kept.")
+
+
+def _say(line: str, code: int = 1) -> int:
+    sys.stdout.flush()
+    print(line, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,219 @@
+"""Batched generation, and the five stages of the multistep task (S1 … S5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from . import prompts
+from .profiles import Profile
+from .records import Record
+
+STAGES = {
+    "S1": "translate the question",
+    "S2": "answer from the gold English",
+    "S3": "answer from its own translation (two calls)",
+    "S4": "translate, then answer, in one call",
+    "S5": "answer directly from Japanese",
+}
+# What each stage asks for: (instruction, budget of the recipe).
+_CALLS = {
+    "S1": ("translate", "translation_budget"),
+    "S2": ("answer", "answer_budget"),
+    "S3": ("answer", "answer_budget"),
+    "S4": ("multistep", "multistep_budget"),
+    "S5": ("direct", "answer_budget"),
+}
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A generated text without its end token, how many tokens it took, and whether the budget cut it off."""
+
+    text: str
+    tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One model's output for one record at one stage, parsed."""
+
+    id: str
+    stage: str
+    prompt_english: str
+    text: str
+    english: str
+    reasoning: str
+    answer: str
+    well_formed: bool
+    truncated: bool
+    tokens: int
+
+    def to_dict(self) -> dict:
+        """Plain dictionary."""
+        return asdict(self)
+
+
+def generate(
+    model,
+    tokenizer,
+    profile: Profile,
+    texts: Sequence[str],
+    budget: int,
+    *,
+    stop: str = "\n\n",
+    prefix: str = "",
+    progress: Callable[[int], None] = lambda n: None,
+) -> list[Completion]:
+    """Greedy completions of `prefix + text` for each text, in order, at most `budget` tokens each.
+
+    Prompts of like length share a batch; a row ends at the style's end token or at `stop`. The `prefix` that all prompts begin with (few-shot
+    examples) is computed once and its cache reused; it must end at a token boundary, such as a blank line.
+    """
+    import torch
+
+    end = prompts.end_id(tokenizer, profile.model.prompt_style)
+    ends = sorted({end, tokenizer.eos_token_id})
+    head = prompts.encode_prompt(tokenizer, prefix) if prefix else []
+    rows = [
+        tokenizer(t, add_special_tokens=False)["input_ids"] if prefix else prompts.encode_prompt(tokenizer, t) for t in texts
+    ]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    found: list[Completion | None] = [None] * len(rows)
+    with torch.inference_mode():
+        shared = model(torch.tensor([head], device=model.device), use_cache=True).past_key_values if head else None
+        for start in range(0, len(order), profile.recipe.generation_batch):
+            chosen = order[start : start + profile.recipe.generation_batch]
+            for i, new in zip(chosen, _batch(model, tokenizer, head, shared, [rows[i] for i in chosen], budget, stop, ends)):
+                text = tokenizer.decode([t for t in new if t not in ends])
+                cut = len(new) >= budget and new[-1] not in ends and stop not in text
+                found[i] = Completion(text.split(stop)[0].strip(), len(new), cut)
+            progress(len(chosen))
+    return found  # type: ignore[return-value]
+
+
+def _batch(model, tokenizer, head, shared, rows, budget, stop, ends) -> list[list[int]]:
+    """New token ids of each row. Left-padded between the shared prefix and the row, so that all rows end together."""
+    import copy
+
+    import torch
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    width = max(map(len, rows))
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([head + [pad] * (width - len(r)) + r for r in rows], device=model.device)
+    mask = torch.tensor([[1] * len(head) + [0] * (width - len(r)) + [1] * len(r) for r in rows], device=model.device)
+    cache = None
+    if shared is not None:
+        cache = copy.deepcopy(shared)
+        cache.batch_repeat_interleave(len(rows))
+
+    class StopText(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            tails = tokenizer.batch_decode(input_ids[:, max(ids.shape[1], input_ids.shape[1] - 4) :])
+            return torch.tensor([stop in t for t in tails], device=input_ids.device)
+
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        past_key_values=cache,
+        max_new_tokens=budget,
+        do_sample=False,
+        top_p=None,
+        top_k=None,
+        temperature=None,
+        eos_token_id=ends,
+        pad_token_id=pad,
+        stopping_criteria=StoppingCriteriaList([StopText()]),
+    )
+    fresh = []
+    for row in out[:, ids.shape[1] :].tolist():
+        stops = [i for i, t in enumerate(row) if t in ends]
+        row = row[: stops[0] + 1] if stops else row
+        while row and row[-1] == pad and pad not in ends:
+            row.pop()
+        fresh.append(row)
+    return fresh
+
+
+def translate(
+    model, tokenizer, profile: Profile, japanese: Sequence[str], *, shots: Sequence[Record] = (), progress=lambda n: None
+) -> list[Completion]:
+    """English for each Japanese sentence; `shots` are solved examples for a base model (zero-shot without)."""
+    return _call(model, tokenizer, profile, "translate", "translation_budget", [{"ja": ja} for ja in japanese], shots, progress)
+
+
+def _call(model, tokenizer, profile, instruction, budget, inputs, shots, progress) -> list[Completion]:
+    style = profile.model.prompt_style
+    examples = prompts.few_shot(instruction, shots) if shots else ""
+    # Only the plain style lets the examples stand in front of everything and be computed once.
+    prefix = examples if style == "text" else ""
+    texts = [prompts.prompt(style, instruction, **i, shots="" if prefix else examples) for i in inputs]
+    return generate(
+        model,
+        tokenizer,
+        profile,
+        texts,
+        getattr(profile.recipe, budget),
+        stop="\n" if instruction == "translate" else "\n\n",
+        prefix=prefix,
+        progress=progress,
+    )
+
+
+def stage(
+    model,
+    tokenizer,
+    profile: Profile,
+    name: str,
+    records: Sequence[Record],
+    *,
+    english: Sequence[str] | None = None,
+    shots: Sequence[Record] = (),
+    progress: Callable[[int], None] = lambda n: None,
+) -> list[Prediction]:
+    """Run one stage (S1 … S5) over question records; S3 takes the model's own S1 output as `english`.
+
+    Raises `ValueError` for S3 without `english`.
+    """
+    instruction, budget = _CALLS[name]
+    if name == "S3" and (english is None or len(english) != len(records)):
+        raise ValueError("S3 needs the model's own translation of every record.")
+    if instruction == "answer":
+        sources = english if name == "S3" else [r.en for r in records]
+        inputs = [{"en": e} for e in sources]  # type: ignore[union-attr]
+    else:
+        inputs = [{"ja": r.ja} for r in records]
+    done = _call(model, tokenizer, profile, instruction, budget, inputs, shots, progress)
+    found = []
+    for record, given, completion in zip(records, inputs, done, strict=True):
+        parts = prompts.parse(instruction, completion.text)
+        found.append(
+            Prediction(
+                record.id,
+                name,
+                given.get("en", ""),
+                completion.text,
+                parts.english,
+                parts.reasoning,
+                parts.answer,
+                parts.well_formed and not completion.truncated,
+                completion.truncated,
+                completion.tokens,
+            )
+        )
+    return found
+
+
+def all_stages(
+    model, tokenizer, profile: Profile, records: Sequence[Record], *, shots: Sequence[Record] = (), progress=lambda n: None
+) -> list[Prediction]:
+    """S1 to S5 for every record, in order of stage. The few-shot examples stand before every stage."""
+    options = {"shots": shots, "progress": progress}
+    first = stage(model, tokenizer, profile, "S1", records, **options)
+    found = [*first, *stage(model, tokenizer, profile, "S2", records, **options)]
+    found += stage(model, tokenizer, profile, "S3", records, english=[p.english for p in first], **options)
+    for name in ("S4", "S5"):
+        found += stage(model, tokenizer, profile, name, records, **options)
+    return found

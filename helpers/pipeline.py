@@ -1,0 +1,230 @@
+"""The stages of a run: curate → augment → train. Each looks for what is there, makes what is missing, and says which."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import corpora, curation, reasoning, records
+from .files import UserError, read_json, sha256, write_json, write_text
+from .records import Record
+from .runtime import Run
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The records of one run by split, sentence pairs and questions apart."""
+
+    pairs: dict[str, list[Record]]
+    questions: dict[str, list[Record]]
+    manifest: dict
+
+
+def fingerprint(*parts: object) -> str:
+    """A short hash of settings and file hashes: a stage is done when it was made from the same ones."""
+    text = json.dumps(parts, sort_keys=True, default=lambda o: dataclasses.asdict(o))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _fresh(marker: Path, key: str) -> bool:
+    return marker.exists() and read_json(marker).get("made_from") == key
+
+
+def _some(questions: Sequence[Record], count: int) -> list[Record]:
+    """The first `count` in an order balanced over categories; all of them for 0."""
+    if not count:
+        return list(questions)
+    chosen = set(reasoning.ranking(questions)[:count])
+    return [r for r in questions if r.id in chosen]
+
+
+def curate(run: Run, say: Callable[[str], None] = print, user_file: str = "") -> Data:
+    """`data/{train,dev,test}.jsonl` and `data/manifest.json` of the run, made if they are not there.
+
+    `user_file` is a JSONL file of records to add (their `split`, else train); its rows pass the same contract. Training
+    records hold no rationale: notebook 02 puts them on. Raises `UserError`, `RecordError`.
+    """
+    recipe, folder = run.recipe, run.path("data")
+    wanted = {"train": recipe.train_pairs, "dev": recipe.dev_pairs, "test": recipe.test_pairs}
+    limits = (recipe.questions, recipe.test_questions)
+    own = sha256(user_file) if user_file and Path(user_file).exists() else ""
+    key = fingerprint(wanted, limits, recipe.seed, sha256(corpora.QUESTIONS), corpora.TATOEBA, own, sha256(curation.__file__))
+    marker = folder / "manifest.json"
+    if _fresh(marker, key):
+        say(f"Curated data: found in {_short(folder)}.")
+    else:
+        say("Curated data: none for these settings in the run folder, so it is made from the sources now.")
+        added = records.read(user_file) if user_file else []
+        authored = corpora.questions()
+        per_split = {
+            "train": _some([r for r in authored if r.split == "train"], limits[0]),
+            "dev": _some([r for r in authored if r.split == "dev"], limits[0]),
+            "test": _some([r for r in authored if r.split == "test"], limits[1]),
+        }
+        held = [*per_split["dev"], *per_split["test"], *(r for r in added if r.split in ("dev", "test"))]
+        pairs, funnel = curation.curate_pairs(corpora.tatoeba(say), held, wanted, recipe.seed)
+        guard = curation.Contamination([*held, *pairs["dev"], *pairs["test"]])
+        added = funnel.apply("own records not held out", added, lambda r: "" if r.split in ("dev", "test") else guard(r))
+        for split in SPLITS:
+            mine = [r.replace(split=split) for r in added if (r.split or "train") == split]
+            questions = [r.replace(reasoning="") if split == "train" else r for r in per_split[split]]
+            records.write(folder / f"{split}.jsonl", [*pairs[split], *questions, *mine])
+        write_json(folder / "dropped.json", funnel.dropped)
+        write_json(
+            marker,
+            {
+                "made_from": key,
+                "seed": recipe.seed,
+                "funnel": funnel.steps,
+                "dropped": dict(Counter(why for _, why in funnel.dropped)),
+                "files": {f"{s}.jsonl": sha256(folder / f"{s}.jsonl") for s in SPLITS},
+                "sources": [
+                    {"name": "tatoeba", "license": corpora.TATOEBA.license, "attribution": corpora.TATOEBA.attribution,
+                     "sha256": corpora.TATOEBA.sha256},
+                    {"name": "data/questions.jsonl", "license": "CC BY 4.0", "attribution": "BONSAI Reasoning Notebooks",
+                     "sha256": sha256(corpora.QUESTIONS)},
+                ]
+                + ([{"name": Path(user_file).name, "sha256": own}] if own else []),
+            },
+        )  # fmt: skip
+    return load(run)
+
+
+def load(run: Run) -> Data:
+    """The curated data of a run. Raises `UserError` when notebook 01 has not made it, `RecordError` when it is damaged."""
+    found = {split: records.read(run.path("data", f"{split}.jsonl")) for split in SPLITS}
+    return Data(
+        {s: [r for r in found[s] if r.task == "translate"] for s in SPLITS},
+        {s: [r for r in found[s] if r.task == "qa"] for s in SPLITS},
+        read_json(run.path("data", "manifest.json")),
+    )
+
+
+def augment(run: Run, data: Data, say: Callable[[str], None] = print) -> dict:
+    """`data/train_reasoned.jsonl`: the training questions with a rationale on a third of them, and its manifest.
+
+    The rationales come from the authored set and pass the gates of `reasoning.gate`. Raises `UserError`.
+    """
+    recipe = run.recipe
+    marker = run.path("reasoning", "manifest.json")
+    key = fingerprint(data.manifest["made_from"], recipe.reasoning_fraction, recipe.seed, sha256(corpora.QUESTIONS), sha256(reasoning.__file__))
+    if _fresh(marker, key):
+        say(f"Rationales: found in {_short(marker.parent)}.")
+        return read_json(marker)
+    say("Rationales: none for these settings in the run folder, so they are put on now.")
+    accepted, outcomes = reasoning.check(data.questions["train"], reasoning.authored(data.questions["train"], corpora.questions()))
+    write_json(run.path("reasoning", "accepted.json"), accepted)
+    mixed = reasoning.mix(data.questions["train"], accepted, recipe.reasoning_fraction, recipe.seed)
+    path = records.write(run.path("data", "train_reasoned.jsonl"), mixed)
+    manifest = {
+        "made_from": key,
+        "teacher": "authored",
+        "fraction": recipe.reasoning_fraction,
+        "questions": len(mixed),
+        "with_reasoning": sum(bool(r.reasoning) for r in mixed),
+        "outcomes": dict(outcomes),
+        "files": {path.name: sha256(path)},
+    }
+    write_json(marker, manifest)
+    return manifest
+
+
+def arm_questions(run: Run, data: Data, arm: str) -> list[Record]:
+    """The training questions of an arm: `plain`, or `reasoned-P` with a rationale on P % of them (1 to 100).
+
+    Raises `UserError` for another name.
+    """
+    if arm == "plain":
+        return data.questions["train"]
+    match = re.fullmatch(r"reasoned-(\d{1,3})", arm)
+    if not match or not 1 <= int(match[1]) <= 100:
+        raise UserError(f"Unknown arm {arm!r}. Known: plain, reasoned-33 (any percentage from 1 to 100).")
+    accepted = read_json(run.path("reasoning", "accepted.json"))
+    return reasoning.mix(data.questions["train"], accepted, int(match[1]) / 100, run.recipe.seed)
+
+
+def arm_folder(run: Run, arm: str) -> Path:
+    """Where an arm's checkpoints, log and adapter lie."""
+    return run.path("arms", arm, f"seed{run.recipe.seed}")
+
+
+def train_arm(
+    run: Run, data: Data, arm: str, *, progress: Callable[[dict], None] = lambda row: None, say: Callable[[str], None] = print
+) -> Path:
+    """Train an arm, or find it trained; the adapter is in `adapter/` of the folder returned.
+
+    The steps on sentence pairs alone are the same in every arm: they are trained once, in `arms/shared`, and each arm goes on from that
+    checkpoint, which equals training it whole (tests/test_training.py). Raises `UserError`.
+    """
+    from . import training
+
+    questions = arm_questions(run, data, arm)
+    order = training.plan(run.recipe, data.pairs["train"], questions)
+    dev = {"pairs": data.pairs["dev"], "questions": data.questions["dev"]}
+    folder, shared = arm_folder(run, arm), arm_folder(run, "shared")
+    recipe = dataclasses.replace(run.recipe, generation_batch=0, few_shot=0, translation_budget=0, answer_budget=0, multistep_budget=0)
+    common = [run.profile.model, recipe, data.manifest["files"], sha256(training.__file__)]
+    key = fingerprint(*common, [r.reasoning for r in questions])
+    _claim(folder, key)
+    if (folder / "done.json").exists() and (folder / "adapter").exists():
+        say(f"Arm {arm}: found trained in {_short(folder)}.")
+        return folder
+    say(f"Arm {arm}: {order.steps} steps, of which {order.shared_steps} on sentence pairs are shared by all arms.")
+    if order.shared_steps and training.last_checkpoint(folder) is None:
+        _claim(shared, fingerprint(*common))
+        saved = training.last_checkpoint(shared)
+        if saved is None or int(saved.name.split("-")[1]) < order.shared_steps:
+            training.train(run.profile, order, dev, shared, stop_after=order.shared_steps, progress=progress, say=say)
+        training.begin_from(shared, folder)
+    training.train(run.profile, order, dev, folder, progress=progress, say=say)
+    return folder
+
+
+def _claim(folder: Path, key: str) -> None:
+    """Begin a training folder; what was trained from other data or settings there is removed."""
+    marker = folder / "made_from.json"
+    if not _fresh(marker, key):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(marker, {"made_from": key})
+
+
+def training_logs(run: Run) -> dict[str, list[dict]]:
+    """Training log rows of every arm in the run folder."""
+    from .training import read_log
+
+    found = {}
+    for path in sorted(run.path("arms").glob(f"*/seed{run.recipe.seed}/log.jsonl")):
+        if path.parent.parent.name != "shared":
+            found[path.parent.parent.name] = read_log(path)
+    return found
+
+
+def ensure(run: Run, *, train: bool = False, progress=lambda row: None, say: Callable[[str], None] = print) -> Data:
+    """What earlier notebooks make: curated data and rationales, with `train` the trained arms too. Raises `UserError`."""
+    data = curate(run, say)
+    augment(run, data, say)
+    if train:
+        for arm in run.profile.arms:
+            train_arm(run, data, arm, progress=progress, say=say)
+    return data
+
+
+def _short(path: Path) -> str:
+    return "/".join(path.parts[-3:])
+
+
+def export_log(run: Run) -> Path:
+    """All training logs as one CSV (`report/training_log.csv`), a row an arm and step."""
+    import pandas as pd
+
+    frame = pd.concat([pd.DataFrame(rows).assign(arm=arm) for arm, rows in training_logs(run).items()], ignore_index=True)
+    return write_text(run.path("report", "training_log.csv"), frame.to_csv(index=False))

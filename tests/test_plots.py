@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import plots
+from helpers.files import UserError
+
+ARMS = ("base", "plain", "reasoned-33", "私の腕")
+JAPANESE = "算数の文章題・日付（曜日）、富士山は3,776 mです。「翻訳」→ 英語ー々〜％ﾊﾝｶｸ髙"
+
+
+def _points(column, places, arms=ARMS):
+    rows = [(a, p, 10.0 + 7 * i + 9 * j) for i, a in enumerate(arms) for j, p in enumerate(places)]
+    frame = pd.DataFrame(rows, columns=["arm", column, "value"])
+    return frame.assign(low=frame["value"] - 6, high=frame["value"] + 7, n=200)
+
+
+def _log(arms=ARMS[1:]):
+    rows = [{"arm": "base", "step": 0, "tokens_seen": 0, "dev_answer_loss": 2.9}]
+    for k, arm in enumerate(arms):
+        for step in range(1, 31):
+            row = {"arm": arm, "step": step, "tokens_seen": step * 900, "loss": 3 / step + k, "grad_norm": 1.0}
+            row["learning_rate"] = 2e-4 * (1 - step / 30)
+            if step % 10 == 0:
+                row |= {"dev_answer_loss": 2.0 - step / 30 + k, "dev_translation_loss": 2.5 - step / 30}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _differences():
+    rows = [("算数: reasoned-33 − plain", 34.5, 27.1, 41.6, 200), ("S4", 4.1, -1.2, 9.4, 500), ("S2", -8.0, -12, -4, 500)]
+    return pd.DataFrame(rows, columns=["label", "value", "low", "high", "n"])
+
+
+def _inputs():
+    steps = [(a, s, n) for a in ARMS for s, n in zip(plots.STEP_COLOURS, (40, 10, 20, 130), strict=True)]
+    kinds = [(k, t) for k in ("プロンプト", "plain", "with Reasoning") for t in range(5, 60, 2)]
+    return {
+        "funnel": [("文対", 203308), ("exact duplicates", 178031), ("評価データと重なるもの", 8000)],
+        "lengths": pd.DataFrame(kinds, columns=["kind", "tokens"]),
+        "composition": pd.DataFrame(
+            [(c, s, 40) for c in ("算数", "日付") for s in ("train", "dev", "test")], columns=["category", "split", "n"]
+        ),
+        "loss_curves": _log(),
+        "stages": _points("stage", ("S2", "S3", "S4", "S5")),
+        "translation": _points("arm", ("",)).rename(columns={"arm": "x"}).assign(system=list(ARMS)),
+        "forest": _differences(),
+        "broken_steps": pd.DataFrame(steps, columns=["arm", "step", "n"]),
+        "by_category": _points("category", ("算数", "日付")),
+    }
+
+
+NAMES = list(_inputs())
+NEEDED = {"lengths": ["tokens"], "composition": ["category", "n"], "loss_curves": ["arm", "loss"],
+          "stages": ["stage", "value"], "translation": ["system", "value"], "forest": ["label", "value"],
+          "broken_steps": ["step", "n"], "by_category": ["category", "value"]}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def strict():
+    with warnings.catch_warnings():
+        for category in (UserWarning, FutureWarning, RuntimeWarning):  # a missing glyph, a layout that does not fit
+            warnings.simplefilter("error", category)
+        warnings.filterwarnings("ignore", message=".*deprecated - use")  # matplotlib 3.10 with a newer pyparsing
+        yield
+
+
+def _texts(figure):
+    from matplotlib.text import Text
+
+    return " ".join(text.get_text() for text in figure.findobj(Text) if text.get_visible())
+
+
+def _cut(figure):
+    """Texts that leave the picture, by more than a pixel."""
+    figure.draw_without_rendering()
+    width, height = figure.bbox.width, figure.bbox.height
+    found = []
+    shown = [figure._suptitle]
+    for ax in figure.axes:
+        low, high = sorted(ax.get_ylim())
+        ticks = [t for t in ax.get_yticklabels() if low <= t.get_position()[1] <= high]  # others are not drawn
+        shown += [*ticks, *ax.texts, ax.xaxis.label, ax.yaxis.label]
+    for artist in shown:
+        box = artist.get_window_extent()
+        outside = box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1
+        if artist.get_text() and artist.get_visible() and outside:
+            found.append(artist.get_text())
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_renders_with_finding_and_alt_text(name, tmp_path):
+    figure = getattr(plots, name)(_inputs()[name])
+    assert figure.get_size_inches()[0] == plots.WIDTH
+    assert len(figure.get_suptitle()) > 10
+    assert any(c.isdigit() for c in plots.alt_text(figure)) and len(plots.alt_text(figure)) > 40
+    assert _cut(figure) == []
+    assert "nan" not in (_texts(figure) + plots.alt_text(figure)).lower()
+    plots.save(figure, tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["funnel", "loss_curves", "forest"])
+def test_title_and_alt_of_the_caller_win(name):
+    figure = getattr(plots, name)(_inputs()[name], title=JAPANESE, alt="代替テキスト")
+    assert figure.get_suptitle().replace("\n", "").replace("\xa0", " ").startswith("算数の文章題・日付")
+    assert plots.alt_text(figure) == "代替テキスト"
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_needed_columns_alone_are_enough_and_others_are_named(name):
+    frame = _inputs()[name][NEEDED[name]].drop_duplicates(NEEDED[name][0])
+    figure = getattr(plots, name)(frame.to_dict("list"))
+    assert "no data" not in _texts(figure) and _cut(figure) == []
+    with pytest.raises(UserError, match=NEEDED[name][0]):
+        getattr(plots, name)(frame.rename(columns={NEEDED[name][0]: "other"}))
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_nan_in_every_number_and_empty_tables_work(name):
+    frame = _inputs()[name].copy()
+    numbers = [c for c in frame.columns if pd.api.types.is_numeric_dtype(frame[c])]
+    frame[numbers] = frame[numbers].astype(float)
+    for row, column in enumerate(numbers):
+        frame.loc[row, column] = math.nan
+    figure = getattr(plots, name)(frame)
+    assert "nan" not in (_texts(figure) + plots.alt_text(figure)).lower()
+    frame[numbers] = math.nan
+    for nothing in (frame, frame.head(0), [], {}):
+        assert "no data" in _texts(getattr(plots, name)(nothing))
+
+
+@pytest.mark.parametrize("name", ["loss_curves", "stages", "broken_steps", "by_category"])
+def test_one_arm(name):
+    frame = _inputs()[name]
+    figure = getattr(plots, name)(frame[frame["arm"] == "plain"])
+    assert "plain" in _texts(figure) and "reasoned" not in _texts(figure)
+
+
+def test_findings_are_derived_from_the_numbers():
+    inputs = _inputs()
+    assert plots.funnel(inputs["funnel"]).get_suptitle().startswith("8,000 of 203,308 rows are kept (3.93\xa0%)")
+    assert "2 of 3 differences are clear of zero" in plots.forest(inputs["forest"]).get_suptitle()
+    assert "+34.5 [+27.1, +41.6]\nn = 200" in _texts(plots.forest(inputs["forest"]))
+    assert "81\xa0% break at" in plots.broken_steps(inputs["broken_steps"]).get_suptitle()
+    assert "plain\xa01.00" in plots.loss_curves(inputs["loss_curves"]).get_suptitle()
+    fall = _points("category", ("算数", "日付"), ("base", "plain"))
+    fall["value"] = [50.0, 50.0, 20.0, 45.0]
+    assert "−30.0" in plots.by_category(fall).get_suptitle().replace("-", "−")
+
+
+def test_translation_highlights_the_highest_alone():
+    ax = plots.translation(_inputs()["translation"]).axes[0]
+    colours = [label.get_color() for label in ax.get_yticklabels()]
+    assert ax.get_yticklabels()[0].get_text() == ARMS[-1]
+    assert colours[0] == plots.VERMILLION and set(colours[1:]) == {plots.INK}
+
+
+def test_forest_colours_say_on_which_side_of_zero():
+    ax = plots.forest(_differences()).axes[0]
+    colours = [c.lines[0].get_color() for c in ax.containers]
+    assert colours == [plots.BLUE, plots.GREY, plots.VERMILLION]
+
+
+def test_broken_steps_fill_the_bar_and_know_both_spellings():
+    frame = _inputs()["broken_steps"].replace({"knowledge-reasoning": "knowledge/reasoning"})
+    ax = plots.broken_steps(frame).axes[0]
+    assert [c.get_label() for c in ax.containers] == ["right", "chaining", "translation", "knowledge/reasoning"]
+    assert np.allclose([sum(c[i].get_width() for c in ax.containers) for i in range(len(ARMS))], 100)
+
+
+def test_loss_curves_choose_their_x_and_keep_seeds_apart():
+    log = _log(("plain",))
+    assert plots.loss_curves(log).axes[2].get_xlabel() == "target tokens seen"
+    assert plots.loss_curves(log, "step").axes[2].get_xlabel() == "optimizer step"
+    assert plots.loss_curves(log.drop(columns="tokens_seen")).axes[2].get_xlabel() == "optimizer step"
+    with pytest.raises(UserError, match="tokens_seen"):
+        plots.loss_curves(log, "epoch")
+    seeds = pd.concat([log.assign(seed=0), log.assign(seed=1)])
+    assert len(plots.loss_curves(seeds).axes[0].lines) == 2 * len(plots.loss_curves(log).axes[0].lines)
+
+
+def test_legend_is_drawn_once_for_all_panels():
+    figure = plots.loss_curves(_log())
+    assert len(figure.legends) == 1 and all(ax.get_legend() is None for ax in figure.axes)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == list(ARMS)
+
+
+def test_japanese_glyphs_are_in_the_font_and_would_be_missed():
+    from matplotlib.figure import Figure
+
+    with plots.style():
+        figure = Figure()
+        figure.text(0, 0.5, JAPANESE)
+        figure.draw_without_rendering()
+        with pytest.warns(UserWarning, match="Glyph .* missing"):
+            figure.text(0, 0.2, "語", family="DejaVu Sans")
+            figure.draw_without_rendering()
+
+
+def test_dollar_signs_are_text():
+    figure = plots.funnel([("$5 and $6", 3), ("a_b^c $x", 2)], title="price $5 to $6_{")
+    assert "$5 and $6" in _texts(figure)
+
+
+def test_font_registers_once():
+    from matplotlib import font_manager
+
+    plots.japanese_font()
+    before = len(font_manager.fontManager.ttflist)
+    assert plots.japanese_font() == "IPAexGothic"
+    assert len(font_manager.fontManager.ttflist) == before
+    assert "matplotlib_fontja" not in sys.modules
+
+
+def test_without_the_font_one_warning_names_the_package():
+    code = """
+import sys, warnings
+sys.modules["matplotlib_fontja"] = None  # not importable
+from matplotlib import font_manager
+manager = font_manager.fontManager
+manager.ttflist = [font for font in manager.ttflist if font.name == "DejaVu Sans"]
+from helpers import plots
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    plots.funnel([("算数", 3), ("日付", 2)])
+    plots.funnel([("算数", 3), ("日付", 2)])
+print([str(w.message) for w in caught])
+"""
+    root = Path(plots.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=root, check=True, encoding="utf-8")
+    assert done.stdout.count("pip install matplotlib-fontja==") == 1
+    assert "Glyph" not in done.stdout + done.stderr
+
+
+def test_style_ends_with_its_block_and_import_is_light():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    with plots.style():
+        assert matplotlib.rcParams["font.size"] == 11
+        assert matplotlib.rcParams["figure.figsize"] == [7.0, 3.6]
+    plots.forest(_differences())
+    assert dict(matplotlib.rcParams) == before
+    code = "import sys; import helpers.plots; print({'matplotlib', 'pandas', 'numpy'} & set(sys.modules))"
+    root = Path(plots.__file__).parent.parent
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True).strip() == "set()"
+
+
+def test_arm_colours_are_stable_and_apart():
+    assert plots.arm_colour("base") == "#8A8A8A"
+    assert plots.arm_colour("plain") == "#0072B2"
+    assert plots.arm_colour("reasoned-33") == "#D55E00"
+    assert len(set(plots.ARM_COLOURS.values())) == len(plots.ARM_COLOURS)
+    # Known values: a salted hash would change them from one session to the next.
+    assert (plots.arm_colour("mine-a"), plots.arm_colour("私の腕")) == ("#009E73", "#000000")
+    mine = plots.stages(_points("stage", ("S2",), ("plain", "mine-a", "mine-b", "mine-c", "mine-d"))).axes[0]
+    assert len({c.lines[0].get_color() for c in mine.containers}) == 5
+
+
+def test_colour_of_an_arm_is_the_same_in_every_figure():
+    stages = plots.stages(_points("stage", ("S4",), ("reasoned-33",))).axes[0].containers[0].lines[0]
+    curve = plots.loss_curves(_log(("reasoned-33",))).axes[0].lines[-1]
+    assert stages.get_color() == curve.get_color() == plots.ARM_COLOURS["reasoned-33"]
+
+
+def test_notebook_shows_it_once_with_alt_text():
+    import matplotlib.pyplot as plt
+    from IPython.core.formatters import DisplayFormatter
+
+    figure = plots.forest(_differences())
+    assert plt.get_fignums() == []  # else the inline backend would show it a second time
+    data, metadata = DisplayFormatter().format(figure)
+    assert data["image/png"].startswith("iVBOR")
+    assert metadata["image/png"] == {"alt": plots.alt_text(figure), "width": 700, "height": 272}
+
+
+def test_save_writes_both_with_metadata_and_the_same_bytes_again(tmp_path):
+    from PIL import Image
+
+    figure = plots.forest(_differences())
+    png, svg = plots.save(figure, tmp_path / "new", "forest", "差の 95 % 区間 <a&b>")
+    assert (png.name, svg.name) == ("forest.png", "forest.svg")
+    with Image.open(png) as image:
+        assert image.size[0] == 7 * 160
+        assert image.text["Description"] == "差の 95 % 区間 <a&b>"
+    text = svg.read_text(encoding="utf-8")
+    assert "差の 95 % 区間 &lt;a&amp;b&gt;" in text and text.rstrip().endswith("</svg>") and "<text" not in text
+    first = png.read_bytes(), svg.read_bytes()
+    plots.save(plots.forest(_differences()), tmp_path / "new", "forest", "差の 95 % 区間 <a&b>")
+    assert (png.read_bytes(), svg.read_bytes()) == first
+
+
+def test_save_leaves_nothing_half_written(tmp_path):
+    figure = plots.forest(_differences())
+    plots.save(figure, tmp_path, "forest")
+    kept = (tmp_path / "forest.png").read_bytes()
+
+    class Broken(type(figure.axes[0].lines[0])):
+        def draw(self, renderer):
+            if "svg" in type(getattr(renderer, "_renderer", renderer)).__name__.lower():
+                raise RuntimeError("cannot draw")
+
+    figure.axes[0].add_line(Broken([0], [0]))
+    with pytest.raises(RuntimeError):
+        plots.save(figure, tmp_path, "forest")
+    with pytest.raises(RuntimeError):
+        plots.save(figure, tmp_path / "other", "forest")
+    assert (tmp_path / "forest.png").read_bytes() == kept
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["forest.png", "forest.svg"]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "../x", "a\\b"])
+def test_save_wants_a_plain_file_name(name, tmp_path):
+    with pytest.raises(UserError, match="plain file name"):
+        plots.save(plots.forest(_differences()), tmp_path, name)
+
+
+def test_save_explains_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        plots.save(plots.forest(_differences()), tmp_path / "file" / "x", "forest")
