@@ -37,8 +37,10 @@ class Command:
 
 
 def _run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", default="default", metavar="NAME", help="run folder below runs/ (default: %(default)s)")
-    parser.add_argument("--profile", default="auto", help="model and recipe (default: %(default)s, by what the machine has)")
+    parser.add_argument(
+        "--run", default="default", metavar="NAME", help="run folder below runs/ (default: %(default)s)"
+    )
+    parser.add_argument("--profile", default="auto", help="model and recipe (default: by what the machine has)")
     parser.add_argument("--fresh", action="store_true", help="remove the run folder first and begin again")
 
 
@@ -64,7 +66,9 @@ def _run(options: argparse.Namespace) -> int:
 def _test_options(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--slow", action="store_const", dest="mark", const="slow", help="only the slow tests")
-    which.add_argument("--all", action="store_const", dest="mark", const="", help="every test (default: those not slow)")
+    which.add_argument(
+        "--all", action="store_const", dest="mark", const="", help="every test (default: those not slow)"
+    )
     parser.set_defaults(mark="not slow")
 
 
@@ -81,7 +85,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _badges_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("address", nargs="?", metavar="OWNER/NAME", help="public repository; left out: as in pyproject.toml")
+    parser.add_argument(
+        "address", nargs="?", metavar="OWNER/NAME", help="public repository; left out: as in pyproject.toml"
+    )
 
 
 def _badges(options: argparse.Namespace) -> int:

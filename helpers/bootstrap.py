@@ -40,7 +40,9 @@ def enter(needs: str, argv: list[str]) -> None:
         return
     inside = Path(sys.prefix).resolve() == VENV.resolve()
     if again and not inside:
-        raise UserError(f"{VENV}: its Python does not start as a virtual environment. Remove this folder and run again.")
+        raise UserError(
+            f"{VENV}: its Python does not start as a virtual environment. Remove this folder and run again."
+        )
     install(needs)
     if inside:
         return
@@ -72,7 +74,10 @@ def version_of(python: Path) -> tuple[int, int] | None:
     """Major and minor version of an interpreter, None when it does not start. Takes about 20 ms."""
     try:
         done = subprocess.run(
-            [python, "-I", "-S", "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True, timeout=60
+            [python, "-I", "-S", "-c", "import sys; print(*sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         major, minor = done.stdout.split()
         return int(major), int(minor)
@@ -133,12 +138,16 @@ def _has_pip() -> bool:
 
 def _make_venv() -> None:
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
-        raise UserError("This Python cannot make virtual environments. On Debian or Ubuntu: apt-get install python3-venv.")
+        raise UserError(
+            "This Python cannot make virtual environments. On Debian or Ubuntu: apt-get install python3-venv."
+        )
     print(f"[1/2] Making .venv with Python {sys.version.split()[0]}", flush=True)
     done = subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], capture_output=True, text=True)
     if done.returncode:
         print(_tail(done.stdout + done.stderr), file=sys.stderr)
-        raise UserError(f"{VENV}: the virtual environment could not be made (lines above). Is the disk full or read-only?")
+        raise UserError(
+            f"{VENV}: the virtual environment could not be made (lines above). Is the disk full or read-only?"
+        )
 
 
 def _pip_install(needs: str) -> None:
@@ -146,7 +155,10 @@ def _pip_install(needs: str) -> None:
     command = [str(python_of(VENV)), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
     command += ["--progress-bar", "off", *lists, "-c", str(ROOT / PINS)]
     total = len(wanted(ROOT / PINS))
-    print(f"[2/2] Installing about {total} packages into .venv (some minutes the first time; log: .venv/install.log)", flush=True)
+    print(
+        f"[2/2] Installing about {total} packages into .venv (some minutes the first time; log: .venv/install.log)",
+        flush=True,
+    )
     seen = 0
     with open(LOG, "w", encoding="utf-8") as log, Status(every=30) as status:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -170,10 +182,12 @@ def _pip_install(needs: str) -> None:
         text = LOG.read_text(encoding="utf-8", errors="replace")
         print(_tail(text), file=sys.stderr)
         if "No space left" in text or "Errno 28" in text:
-            raise UserError("the disk is full: free about 6 GB and run the same command again; what was installed is kept.")
+            raise UserError(
+                "the disk is full: free about 6 GB and run the same command again; what was installed is kept."
+            )
         raise UserError(
-            "pip could not install the packages (lines above, all of it in .venv/install.log). Check the network and run the "
-            "same command again: what was downloaded is kept."
+            "pip could not install the packages (lines above; whole log: .venv/install.log). Check the network and run "
+            "the same command again: what was downloaded is kept."
         )
 
 

@@ -58,7 +58,9 @@ def examine() -> Findings:
     found.facts += list(seen.get("describe", {}).items())
     if "profile auto picks" not in seen.get("describe", {}):
         gpu = shutil.which("nvidia-smi") is not None
-        found.facts.append(("profile auto picks", f"{profiles.choose('auto', gpu).name} (guessed: torch is not installed)"))
+        found.facts.append(
+            ("profile auto picks", f"{profiles.choose('auto', gpu).name} (guessed: torch is not installed)")
+        )
     for label, value in seen.get("cached", {}).items():
         found.facts.append((label, value))
     try:
@@ -101,9 +103,13 @@ def _machine(found: Findings, beside: bool) -> None:
     if total:
         found.facts.append(("memory", f"{total:.1f} GB" + (f", {free:.1f} GB free" if free else "")))
         if total < MEMORY_GB:
-            found.missing.append(f"memory: {total:.1f} GB, a run needs {MEMORY_GB:.0f} GB. Use Colab, or --profile tiny for a trial.")
+            found.missing.append(
+                f"memory: {total:.1f} GB, a run needs {MEMORY_GB:.0f} GB. Use Colab, or --profile tiny for a trial."
+            )
         elif free and free < MEMORY_GB:
-            found.notes.append(f"only {free:.1f} GB of memory are free, a run needs about {MEMORY_GB:.0f} GB: close other programs.")
+            found.notes.append(
+                f"only {free:.1f} GB of memory are free, a run needs about {MEMORY_GB:.0f} GB: close other programs."
+            )
     places = {"runs": runtime.runs_folder(), "cache": cache_folder()}
     if not beside and not bootstrap.in_step():
         places["packages"] = ROOT
@@ -114,7 +120,9 @@ def _machine(found: Findings, beside: bool) -> None:
         if not os.access(above, os.W_OK):
             found.missing.append(f"permission to write {path}. Choose another folder with BONSAI_RUNS or BONSAI_CACHE.")
         elif gigabytes < DISK_GB[label]:
-            found.missing.append(f"disk space for {label}: {gigabytes:.1f} GB free in {above}, {DISK_GB[label]:.0f} GB needed.")
+            found.missing.append(
+                f"disk space for {label}: {gigabytes:.1f} GB free in {above}, {DISK_GB[label]:.0f} GB needed."
+            )
 
 
 def memory_gb() -> tuple[float, float]:
@@ -139,14 +147,18 @@ def _packages(found: Findings, seen: dict[str, Any], beside: bool) -> None:
         found.facts.append(("packages", f"run installs {len(pins)} into .venv"))
         return
     right = [name for name in pins if _public(have.get(name)) == pins[name].removeprefix("==")]
-    found.facts.append(("packages", f"{len(right)} of {len(pins)} as pinned" if not beside else "ranges of requirements.txt"))
+    found.facts.append(
+        ("packages", f"{len(right)} of {len(pins)} as pinned" if not beside else "ranges of requirements.txt")
+    )
     for name in sorted({*ranges, *(n for n in pins if n in have and n not in right)}, key=str.lower):
         want = ranges.get(name, "") if beside else pins.get(name, "")
         found.facts.append((f"  {name}", f"{have.get(name) or 'not installed'} (wanted {want.removeprefix('==')})"))
     if beside:
         lacking = [name for name in ranges if name not in have]
         if lacking and not bootstrap.on_colab():
-            found.missing.append(f"packages {', '.join(lacking)}. Install: {sys.executable} -m pip install -r requirements.txt")
+            found.missing.append(
+                f"packages {', '.join(lacking)}. Install: {sys.executable} -m pip install -r requirements.txt"
+            )
         for name in seen.get("outside", []):
             found.notes.append(f"{name} {have[name]} is outside of {ranges[name]}: pip install '{name}{ranges[name]}'")
 

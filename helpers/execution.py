@@ -1,18 +1,18 @@
-"""Headless runs: the notebooks executed one after the other through papermill, with progress and a state that says what is done."""
+"""Headless runs: the notebooks executed one after the other through papermill, with progress and a record of it."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from . import bootstrap, notebooks
 from .files import ROOT, UserError, read_json, write_json
@@ -33,9 +33,10 @@ class Done:
 def run(source: Path, folder: Path, parameters: dict[str, Any], fresh: bool = False, inputs: Path = ROOT) -> list[Done]:
     """Execute the notebooks of `source` in order; executed copies go to `folder/notebooks`.
 
-    A parameter is passed to the notebooks that have it, where it differs from their default. A notebook is kept when its
-    cells, the code cells of those before it, the parameters, and `helpers/*.py`, `data/*` and the pins of the repository
-    `inputs` are as they were when it finished. `fresh` removes `folder` first. Raises `UserError` at the first failing cell.
+    A parameter is passed to the notebooks that have it, where it differs from their default. A notebook is kept when
+    its cells, the code cells of those before it, the parameters, and `helpers/*.py`, `data/*` and the pins of the
+    repository `inputs` are as they were when it finished. `fresh` removes `folder` first. Raises `UserError` at the
+    first failing cell.
     """
     paths = notebooks.listed(source)
     busy = f"{folder}: another command is using this run folder. Wait for it, or choose another name with --run."
@@ -50,7 +51,9 @@ def run(source: Path, folder: Path, parameters: dict[str, Any], fresh: bool = Fa
             given = {k: v for k, v in parameters.items() if k in known and known[k] != v}
             stamp = _hash(chain, _sources(notebook, ("code", "markdown")), given)
             chain = _hash(chain, _sources(notebook, ("code",)), given)
-            done.append(_one(path, folder / "notebooks" / path.name, given, stamp, f"[{number}/{len(paths)}] {path.stem}"))
+            done.append(
+                _one(path, folder / "notebooks" / path.name, given, stamp, f"[{number}/{len(paths)}] {path.stem}")
+            )
         return done
 
 
@@ -77,7 +80,7 @@ def _read_state(folder: Path) -> dict:
 
 
 def inputs_hash(root: Path = ROOT) -> str:
-    """Hash of everything outside the notebooks that decides what they compute: the helpers' code, the pins, the data."""
+    """Hash of everything outside the notebooks that decides what they compute: helpers, pins, data."""
     digest = hashlib.sha256()
     data = [p for p in (root / "data").rglob("*") if p.is_file() and not p.name.startswith(".")]
     for path in sorted([*(root / "helpers").glob("*.py"), *(root / "helpers").glob("pins.txt"), *data]):
@@ -103,19 +106,23 @@ def _execute(path: Path, target: Path, given: dict, label: str) -> None:
     part = target.with_name(f".{path.stem}.part.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    with Status() as status:
+    with Status() as status, tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         reporter = _Reporter(status, label)
         try:
-            with _quiet():
-                _papermill(path, part, given, reporter)
+            _quiet()
+            _papermill(path, part, given, reporter, log)
             os.replace(part, target)
         except (PapermillExecutionError, DeadKernelError) as error:
             os.replace(part, failed)
             if isinstance(error, DeadKernelError):
+                log.seek(0)
+                sys.stderr.writelines(f"  {line}\n" for line in log.read().splitlines()[-8:] if "WARNING" not in line)
                 reason = "its process was ended from outside, most often because memory ran out: close other programs"
             else:
                 reason = _reason(error.ename, error.evalue)
-            raise UserError(f"{path.name}, code cell {reporter.current}: {reason} (traceback: {shown(failed)})") from error
+            raise UserError(
+                f"{path.name}, code cell {reporter.current}: {reason} (traceback: {shown(failed)})"
+            ) from error
         finally:
             part.unlink(missing_ok=True)
         failed.unlink(missing_ok=True)
@@ -130,13 +137,16 @@ def _reason(kind: str, message: str) -> str:
     return cut(message if own else f"{kind}: {message}" if message else kind, 400)
 
 
-def _papermill(path: Path, part: Path, given: dict, reporter: _Reporter) -> None:
+def _papermill(path: Path, part: Path, given: dict, reporter: _Reporter, log: IO[str]) -> None:
     import papermill
-    from papermill.engines import NBClientEngine, papermill_engines
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import Engine, papermill_engines
 
-    class Engine(NBClientEngine):
+    class Reported(Engine):
+        """papermill's own engine, with our progress and the kernel's own log off the terminal."""
+
         @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, **settings):
+        def execute_managed_notebook(cls, nb_man, kernel_name, **_):
             reporter.cells = nb_man.nb.cells
             start, complete = nb_man.cell_start, nb_man.cell_complete
 
@@ -149,25 +159,27 @@ def _papermill(path: Path, part: Path, given: dict, reporter: _Reporter) -> None
                 return complete(cell, cell_index=cell_index, **more)
 
             nb_man.cell_start, nb_man.cell_complete = cell_start, cell_complete
-            return super().execute_managed_notebook(nb_man, kernel_name, **settings)
+            files = {"stdout_file": reporter, "stderr_file": reporter}
+            client = PapermillNotebookClient(
+                nb_man, kernel_name=kernel_name, timeout=None, startup_timeout=300, **files
+            )
+            return client.execute(stdout=log, stderr=log)
 
-    papermill_engines.register("bonsai", Engine)
+    papermill_engines.register("bonsai", Reported)
     papermill.execute_notebook(
         # Braces in a path are fields to fill in for papermill.
         *(str(p).replace("{", "{{").replace("}", "}}") for p in (path, part)),
         parameters=given,
         engine_name="bonsai",
         kernel_name="python3",
+        language="python",
         progress_bar=False,
-        start_timeout=300,
-        stdout_file=reporter,
-        stderr_file=reporter,
         cwd=str(path.parent),
     )
 
 
 class _Reporter:
-    """Follows the cells of one notebook; as papermill's stdout and stderr file it also shows the last line of output."""
+    """Follows the cells of one notebook; as papermill's stdout file it also shows the last line of output."""
 
     def __init__(self, status: Status, label: str):
         self.status, self.label = status, label
@@ -209,21 +221,14 @@ class _Reporter:
         pass
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what papermill, the kernel client and asyncio log when a kernel is stopped on purpose."""
+def _quiet() -> None:
+    """Silence what papermill, the kernel client and asyncio log, to the end of the process: when a kernel is stopped on
+    purpose, asyncio complains only once its task is collected."""
     import logging
 
-    loggers = [logging.getLogger(n) for n in ("papermill", "asyncio", "traitlets")]
-    levels = [logger.level for logger in loggers]
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    for name in ("papermill", "asyncio", "traitlets"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def shown(path: Path) -> str:
@@ -235,7 +240,7 @@ def shown(path: Path) -> str:
 
 
 def peak_memory_gb() -> float:
-    """Largest resident memory of any ended child process so far, in GB (10⁹ bytes); 0 where the system does not tell."""
+    """Largest resident memory of any ended child process, in GB (10⁹ bytes); 0 where the system does not tell."""
     try:
         import resource
     except ImportError:
@@ -255,7 +260,7 @@ def summary(folder: Path, done: list[Done], say: Callable[[str], None] = print) 
             say(f"  {pad(label, width)}  {value}")
     fresh = [d for d in done if not d.kept]
     say("\nTime")
-    width = max(len(d.name) for d in done)
+    width = max(len("peak memory"), *(len(d.name) for d in done))
     for d in done:
         say(f"  {d.name:{width}}  {clock(d.seconds):>8}{'  (kept)' if d.kept else ''}")
     say(f"  {'this run':{width}}  {clock(sum(d.seconds for d in fresh)):>8}")

@@ -25,7 +25,7 @@ def _explain(error: OSError, path: Path) -> UserError:
         return UserError(f"{path}: the disk is full. Free some space and run again; what was finished is kept.")
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return UserError(f"{path}: no permission to write here. Choose another folder (BONSAI_RUNS or BONSAI_CACHE).")
-    return UserError(f"{path}: cannot be written ({error.strerror or error}).")
+    return UserError(f"{path}: cannot be written ({error.strerror or error}). Choose another folder (BONSAI_RUNS or BONSAI_CACHE).")
 
 
 @contextlib.contextmanager
@@ -59,20 +59,25 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     Raises `UserError` when the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    temporary = None
+    temporary = old = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
         yield temporary
         os.chmod(temporary, 0o755)
-        if path.exists():
-            shutil.rmtree(path)
+        if path.is_dir():
+            # Aside first: a removal that fails half-way would leave a damaged folder under the final name.
+            old = temporary.with_suffix(".old")
+            os.replace(path, old)
         os.replace(temporary, path)
     except OSError as error:
         raise _explain(error, path) from error
     finally:
-        if temporary and temporary.exists():
-            shutil.rmtree(temporary, ignore_errors=True)
+        if old and not path.exists():
+            os.replace(old, path)
+        for leftover in (temporary, old):
+            if leftover:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -84,7 +89,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def write_json(path: str | Path, value: Any) -> Path:
     """Write `value` as indented UTF-8 JSON, whole. Raises `UserError`."""
-    return write_text(path, json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
+    return write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -93,7 +98,9 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file.") from error
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Mend its permissions, or remove it and run again.") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}). Remove it and run again, or restore it.") from error
 
 

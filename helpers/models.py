@@ -69,7 +69,7 @@ def _make_tiny(profile: Profile, folder: Path, say: Callable[[str], None]) -> No
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=2,
-        **({"head_dim": 32, "sliding_window": 64} if profile.model.identifier == "gemma3_text" else {}),
+        **({"head_dim": 32, "sliding_window": 512} if profile.model.identifier == "gemma3_text" else {}),
     )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)

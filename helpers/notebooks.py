@@ -17,7 +17,7 @@ _OWNER_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,37}[A-Za-z0-9])?/(?!\.)[
 _COLAB = "https://colab.research.google.com"
 
 # One text for all notebooks. It runs before anything of this repository can be imported.
-_SETUP = '''\
+_SETUP = """\
 #@title Setup / 準備
 # Finds the repository (above this folder, on Drive, or by cloning it) and installs what is missing.
 import subprocess
@@ -29,15 +29,15 @@ base = Path("/content") if Path("/content").is_dir() else Path.cwd()
 places = [*(Path.cwd() / NAME).parents, base / "drive/MyDrive" / NAME]
 root = next((p for p in places if (p / "helpers/__init__.py").is_file()), base / NAME)
 if root == base / NAME and ADDRESS:
-    pull, clone = ["-C", str(root), "pull", "--ff-only"], ["clone", "--depth", "1", f"https://github.com/{{ADDRESS}}.git"]
-    subprocess.run(["git", *(pull if root.is_dir() else [*clone, str(root)])])
+    clone = ["git", "clone", "--depth", "1", f"https://github.com/{{ADDRESS}}.git", root]
+    subprocess.run(["git", "-C", root, "pull", "--ff-only"] if (root / ".git").exists() else clone)
 if not (root / "helpers/__init__.py").is_file():
-    raise SystemExit(f"Repository not found. Put the folder {{NAME}} on Google Drive (MyDrive) and mount Drive, or set the "
-                     f"public address on a computer: python -m helpers badges OWNER/NAME (now {{ADDRESS or 'not set'}}).")
+    raise SystemExit(f"Repository not found. Put the folder {{NAME}} on Google Drive (MyDrive) and mount it, or set "
+                     f"the public address: python -m helpers badges OWNER/NAME (now {{ADDRESS or 'not set'}}).")
 sys.path.insert(0, str(root))
 from helpers import runtime
 runtime.setup()
-'''
+"""
 
 
 def setup_source(address: str) -> str:
@@ -46,11 +46,12 @@ def setup_source(address: str) -> str:
 
 
 def badge_source(name: str, address: str) -> str:
-    """Markdown of the badges that open the notebook `name` in Colab and Kaggle; a plain hint while there is no address."""
+    """Markdown of the badges that open the notebook `name` in Colab and Kaggle; a hint while there is no address."""
     if not address:
         return (
             f"Colab: put the folder `{REPOSITORY}` on Google Drive and open this notebook from there. / "
-            f"Colab で使うには、フォルダー `{REPOSITORY}` を Google ドライブに置き、そこからこのノートブックを開いてください。"
+            f"Colab で使うには、フォルダー `{REPOSITORY}` を Google ドライブに置き、"
+            "そこからこのノートブックを開いてください。"
         )
     page = f"{address}/blob/main/notebooks/{name}"
     return (
@@ -135,7 +136,7 @@ def save(path: Path, notebook: dict) -> bool:
 
 
 def address(root: Path = ROOT) -> str:
-    """The public address `OWNER/NAME` in pyproject.toml, "" while there is none. Raises `UserError` when it is malformed."""
+    """The public address `OWNER/NAME` in pyproject.toml, "" while there is none. Raises `UserError` if malformed."""
     path = root / "pyproject.toml"
     try:
         value = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["bonsai"]["repository"]
@@ -173,13 +174,16 @@ def badges(new: str | None = None, root: Path = ROOT) -> list[Path]:
         _put(notebook, "setup", setup_source(here))
         if save(path, notebook):
             changed.append(path)
-        rows.append(f"| [{title(notebook, path.stem)}](notebooks/{path.name}) | {badge_source(path.name, here) if here else ''} |")
+        badge = badge_source(path.name, here) if here else ""
+        rows.append(f"| [{title(notebook, path.stem)}](notebooks/{path.name}) | {badge} |")
     path = root / "README.md"
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     table = "<!-- badges -->\n" + "\n".join(rows) + "\n<!-- /badges -->"
     after = re.sub(r"<!-- badges -->.*?<!-- /badges -->", lambda _: table, before, flags=re.S)
     if table not in after:
-        print(f"note: {path.name} has no line <!-- badges --> with a line <!-- /badges --> below: no table written there.")
+        print(
+            f"note: {path.name} has no line <!-- badges --> with a line <!-- /badges --> below: no table written there."
+        )
     elif after != before:
         changed.append(write_text(path, after))
     return changed

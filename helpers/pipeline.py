@@ -18,6 +18,7 @@ from .records import Record
 from .runtime import Run
 
 SPLITS = ("train", "dev", "test")
+View = Callable[[int], Callable[[dict], None]]
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,13 @@ def arm_folder(run: Run, arm: str) -> Path:
 
 
 def train_arm(
-    run: Run, data: Data, arm: str, *, progress: Callable[[dict], None] = lambda row: None, say: Callable[[str], None] = print
+    run: Run, data: Data, arm: str, *, view: View = lambda steps: lambda row: None, say: Callable[[str], None] = print
 ) -> Path:
     """Train an arm, or find it trained; the adapter is in `adapter/` of the folder returned.
 
     The steps on sentence pairs alone are the same in every arm: they are trained once, in `arms/shared`, and each arm goes on from that
-    checkpoint, which equals training it whole (tests/test_training.py). Raises `UserError`.
+    checkpoint, which equals training it whole (tests/test_training.py). `view(steps)` makes the callback that shows
+    progress. Raises `UserError`.
     """
     from . import training
 
@@ -179,6 +181,7 @@ def train_arm(
         say(f"Arm {arm}: found trained in {_short(folder)}.")
         return folder
     say(f"Arm {arm}: {order.steps} steps, of which {order.shared_steps} on sentence pairs are shared by all arms.")
+    progress = view(order.steps)
     if order.shared_steps and training.last_checkpoint(folder) is None:
         _claim(shared, fingerprint(*common))
         saved = training.last_checkpoint(shared)
@@ -208,13 +211,13 @@ def training_logs(run: Run) -> dict[str, list[dict]]:
     return found
 
 
-def ensure(run: Run, *, train: bool = False, progress=lambda row: None, say: Callable[[str], None] = print) -> Data:
+def ensure(run: Run, *, train: bool = False, view: View = lambda steps: lambda row: None, say: Callable[[str], None] = print) -> Data:
     """What earlier notebooks make: curated data and rationales, with `train` the trained arms too. Raises `UserError`."""
     data = curate(run, say)
     augment(run, data, say)
     if train:
         for arm in run.profile.arms:
-            train_arm(run, data, arm, progress=progress, say=say)
+            train_arm(run, data, arm, view=view, say=say)
     return data
 
 

@@ -439,7 +439,7 @@ def _ticks(axes: Iterable[Any], label: str) -> None:
 
     for ax in axes:
         ax.set_xlabel(label)
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 

@@ -1,4 +1,4 @@
-"""Progress on a terminal and in a log: one line that is redrawn, or plain lines now and then. Standard library alone."""
+"""Progress: one line that is redrawn on a terminal, plain lines now and then elsewhere. Standard library alone."""
 
 from __future__ import annotations
 

@@ -18,9 +18,10 @@ _WIDGET = "application/vnd.jupyter.widget-view+json"
 def publish(run_folder: Path, folder: Path = NOTEBOOKS, root: Path = ROOT) -> list[Path]:
     """Copy the outputs of a finished run's notebooks over the committed ones; returns the files that changed.
 
-    Everything but outputs and execution counts stays as committed. Left out: what went to stderr (progress bars, warnings),
-    execution times, memory addresses, absolute paths. Nothing is written unless every notebook can be: raises `UserError`
-    when one is missing, was run from other sources or parameters, has an error, or was not run from top to bottom.
+    Everything but outputs and execution counts stays as committed. Left out: what went to stderr (progress bars,
+    warnings), execution times, memory addresses, absolute paths. Nothing is written unless every notebook can be:
+    raises `UserError` when one is missing, was run from other sources or parameters (RUN may differ), has an error,
+    or was not run from top to bottom.
     """
     done = [(path, _merged(load(path), run_folder / "notebooks" / path.name, root)) for path in listed(folder)]
     return [path for path, notebook in done if save(path, notebook)]
@@ -28,11 +29,15 @@ def publish(run_folder: Path, folder: Path = NOTEBOOKS, root: Path = ROOT) -> li
 
 def _merged(committed: dict, copy: Path, root: Path) -> dict:
     if not copy.exists():
-        raise UserError(f"{copy}: not there. Finish the run first: python3 -m helpers run --run {copy.parent.parent.name}")
+        raise UserError(
+            f"{copy}: not there. Finish the run first: python3 -m helpers run --run {copy.parent.parent.name}"
+        )
     executed = load(copy)
     for cell in executed["cells"]:
         if role(cell) == "injected" and (other := re.findall(r"^(?!RUN\b)(\w+) *=", text(cell), re.M)):
-            raise UserError(f"{copy}: run with another {', '.join(other)} than the notebook says. Publish a run with the defaults.")
+            raise UserError(
+                f"{copy}: run with another {', '.join(other)} than the notebook says. Publish one with the defaults."
+            )
     cells = [c for c in executed["cells"] if role(c) != "injected"]
     ours = committed["cells"]
     if [(c["cell_type"], _comparable(c)) for c in cells] != [(c["cell_type"], _comparable(c)) for c in ours]:
@@ -90,7 +95,12 @@ def _clean(output: dict, places: list[tuple[str, str]]) -> dict:
 
 def _places(root: Path) -> list[tuple[str, str]]:
     """Absolute paths of this machine and what stands for each, longest first."""
-    found = {str(runs_folder()): "runs", str(root): ".", str(cache_folder()): "~/.cache/bonsai-reasoning", str(Path.home()): "~"}
+    found = {
+        str(runs_folder()): "runs",
+        str(root): ".",
+        str(cache_folder()): "~/.cache/bonsai-reasoning",
+        str(Path.home()): "~",
+    }
     if sys.prefix != sys.base_prefix:
         found[sys.prefix] = ".venv"
     return sorted(found.items(), key=lambda pair: -len(pair[0]))

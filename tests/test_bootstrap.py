@@ -23,7 +23,7 @@ from helpers.files import ROOT, UserError
 
 STUBS = {
     "notebooks": "NOTEBOOKS = None\n",
-    "execution": "import sys\n\n\ndef run(*a):\n    import tiny\n    print('RAN', sys.prefix, tiny.VERSION, flush=True)\n\n\n"
+    "execution": "import sys\n\n\ndef run(*a):\n    import tiny\n    print('RAN', sys.prefix, tiny.VERSION)\n\n\n"
     "def summary(*a):\n    pass\n",
 }
 
@@ -56,9 +56,12 @@ def checkout(tmp_path_factory):
 
 
 def start(root: Path, *arguments: str, **environment: str) -> subprocess.Popen:
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "BONSAI_", "VIRTUAL_ENV", "PYTHONPATH"))}
-    keep |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(root / "wheels").replace(" ", "%20"), "PIP_CONFIG_FILE": os.devnull}
-    keep["PIP_FIND_LINKS"] = (root / "wheels").as_uri()
+    keep = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("PIP_", "BONSAI_", "COLAB_", "VIRTUAL_ENV", "PYTHONPATH"))
+    }
+    keep |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": (root / "wheels").as_uri(), "PIP_CONFIG_FILE": os.devnull}
     base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
     command = [str(base) if base.exists() else sys.executable, "-m", "helpers", *arguments]
     return subprocess.Popen(
@@ -71,6 +74,7 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+@pytest.mark.slow
 def test_two_first_starts_at_once_install_once_and_both_go_on_in_the_venv(checkout):
     both = [finish(p) for p in (start(checkout, "run"), start(checkout, "run"))]
     for code, out, err in both:
@@ -79,6 +83,7 @@ def test_two_first_starts_at_once_install_once_and_both_go_on_in_the_venv(checko
     assert sorted(out.count("[2/2]") for _, out, _ in both) == [0, 1]
 
 
+@pytest.mark.slow
 def test_the_second_start_is_quick_and_silent(checkout):
     begun = time.monotonic()
     code, out, _ = finish(start(checkout, "run"))
@@ -86,12 +91,14 @@ def test_the_second_start_is_quick_and_silent(checkout):
     assert time.monotonic() - begun < 2
 
 
+@pytest.mark.slow
 def test_changed_pins_are_installed(checkout):
     (checkout / "helpers" / "pins.txt").write_text("tiny==1.1\n")
     code, out, err = finish(start(checkout, "run"))
     assert code == 0 and "[2/2]" in out and "[1/2]" not in out and out.endswith(" 1.1\n"), err
 
 
+@pytest.mark.slow
 def test_an_interrupted_installation_is_completed(checkout):
     (checkout / ".venv" / "bonsai.json").unlink()
     shutil.rmtree(next((checkout / ".venv").rglob("pip")))  # cut off while the environment itself was being made
@@ -100,6 +107,7 @@ def test_an_interrupted_installation_is_completed(checkout):
     assert code == 0 and out.endswith(" 1.1\n"), err
 
 
+@pytest.mark.slow
 def test_a_failed_installation_says_why_and_is_not_taken_for_done(checkout):
     (checkout / "helpers" / "pins.txt").write_text("tiny==9\n")
     for _ in range(2):
@@ -111,6 +119,7 @@ def test_a_failed_installation_says_why_and_is_not_taken_for_done(checkout):
     (checkout / "helpers" / "pins.txt").write_text("tiny==1.1\n")
 
 
+@pytest.mark.slow
 def test_the_running_python_is_used_on_request_and_must_have_the_packages(checkout):
     code, out, err = finish(start(checkout, "run", BONSAI_NO_VENV="1"))
     assert code == 1 and "RAN" not in out
@@ -132,11 +141,14 @@ def test_old_python_reads_far_enough_to_say_which_is_needed(monkeypatch, capsys)
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / "helpers" / "__main__.py"))
     assert stop.value.code == 2
-    assert capsys.readouterr().err == "error: Python 3.11 or newer is needed, this is 3.10.4. Try: python3.11 -m helpers ...\n"
+    assert (
+        capsys.readouterr().err
+        == "error: Python 3.11 or newer is needed, this is 3.10.4. Try: python3.11 -m helpers ...\n"
+    )
 
 
 def test_the_command_line_imports_with_the_standard_library_alone():
-    names = "__main__ bootstrap doctor notebooks publication execution progress".split()
+    names = ["__main__", "bootstrap", "doctor", "notebooks", "publication", "execution", "progress"]
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); [__import__('helpers.' + n) for n in {names}]"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
 
@@ -197,7 +209,7 @@ def test_the_pins_satisfy_the_ranges_and_leave_nothing_open():
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)
         key = (name, *sorted(requirement.extras))
-        if key in seen or name.startswith(("nvidia-", "cuda-")) or name in ("triton", "setuptools"):
+        if key in seen or name.startswith(("nvidia-", "cuda-")) or name == "triton":
             continue
         seen.add(key)
         assert name in pins, f"{name} is needed and not pinned"

@@ -1,0 +1,189 @@
+"""Static tables and progress lines for notebooks, in 日本語 / English. Whatever comes from data or a model is escaped."""
+
+from __future__ import annotations
+
+import html
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import progress
+from .files import UserError
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+
+PARTS = {"english": "英語 / English", "reasoning": "推論 / Reasoning", "answer": "答え / Answer"}
+# Without these classes a front end would set the text between two "$" as mathematics.
+_PLAIN = 'class="tex2jax_ignore mathjax_ignore"'
+_CELL = 'align="left" valign="top" style="text-align:left;vertical-align:top;overflow-wrap:anywhere"'
+
+
+def _text(value: Any) -> str:
+    # A value missing in a data frame comes as NaN or NA.
+    missing = value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value))
+    return "" if missing else str(value)
+
+
+def _escape(value: Any) -> str:
+    return html.escape(_text(value)).replace("\n", "<br>")
+
+
+def _japanese(value: Any) -> str:
+    # The language decides whether a kanji is drawn in its Japanese or in its Chinese form.
+    return f'<span lang="ja">{_escape(value)}</span>'
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table of cells that are HTML already."""
+
+    def line(tag: str, row: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag} {_CELL}>{cell}</{tag}>" for cell in row) + "</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    return f"<table {_PLAIN}><thead>{line('th', head)}</thead><tbody>{body}</tbody></table>"
+
+
+def show_sides(frame_rows: Sequence[Mapping[str, Any]]) -> HTML:
+    """A static table for readers without widgets: a row a question, a column a system.
+
+    Each of `frame_rows` is one system's output for one question: `question`, `system`, and optional `english`,
+    `reasoning`, `answer`, `gold`, `right` (true, false or missing), `id`, `stage`. Rows belong together when they agree
+    in id, stage and question. Raises `UserError` for a row without question or system.
+    """
+    from IPython.display import HTML
+
+    groups: dict[tuple, dict[str, Mapping]] = {}
+    for number, row in enumerate(frame_rows, 1):
+        for name in ("question", "system"):
+            if not _text(row.get(name)):
+                raise UserError(f"Row {number} of the comparison has no {name!r}.")
+        key = tuple(_text(row.get(k)) for k in ("id", "stage", "question"))
+        groups.setdefault(key, {})[_text(row["system"])] = row
+    systems = list(dict.fromkeys(s for found in groups.values() for s in found))
+
+    def side(row: Mapping | None) -> str:
+        if row is None:
+            return "–"
+        lines = [f"<b>{label}</b>: {_escape(row.get(part))}" for part, label in PARTS.items() if _text(row.get(part))]
+        mark = "" if not _text(row.get("right")) else "<b>正 / right</b>" if row["right"] else "<b>誤 / wrong</b>"
+        return "<br>".join([*lines, *([mark] if mark else [])]) or "–"
+
+    rows = []
+    for key, found in groups.items():
+        gold = next((_text(r.get("gold")) for r in found.values() if _text(r.get("gold"))), "")
+        rows.append([_japanese(key[-1]), _escape(gold), *(side(found.get(s)) for s in systems)])
+    return HTML(_table(["質問 / Question", "正解 / Gold answer", *map(_escape, systems)], rows))
+
+
+def masked_example(pieces: Sequence[tuple[str, bool]]) -> HTML:
+    """A decoded training example (`prompts.show_masked`): masked text grey, supervised text marked, newlines as ↵."""
+    from IPython.display import HTML
+
+    # Fixed background and ink together stay readable on any page; <mark> alone tells the parts apart without styles.
+    def one(text: str, supervised: bool) -> str:
+        shown = html.escape(text).replace("\n", "↵\n")
+        if supervised:
+            return f'<mark style="background:#ffe08a;color:#1a1a1a">{shown}</mark>'
+        return f'<span style="color:#6a6a6a">{shown}</span>'
+
+    body = "".join(one(text, supervised) for text, supervised in pieces)
+    legend = f"{one('マスク（損失なし）/ masked (no loss)', False)} · {one('学習対象 / supervised (loss)', True)} · ↵ 改行 / newline"
+    box = "background:#ffffff;color:#1a1a1a;padding:8px;border:1px solid #cccccc;border-radius:4px"
+    text = "white-space:pre-wrap;overflow-wrap:anywhere;margin:6px 0 0;background:#ffffff;color:#1a1a1a"
+    return HTML(f'<div {_PLAIN} style="{box}"><div>{legend}</div><pre style="{text}">{body}</pre></div>')
+
+
+class _Line:
+    """One line of progress: redrawn in place in a notebook, where it ends as plain text; printed every 10 % elsewhere."""
+
+    def __init__(self) -> None:
+        self.handle = None
+        self.drawn, self.tenth = 0.0, -1
+
+    def show(self, done: int, total: int, text: str) -> None:
+        ended, now = done >= total, time.monotonic()
+        if _in_notebook():
+            # Redrawing at every step of a quick run would flood the front end.
+            if ended or self.handle is None or now - self.drawn >= 0.5:
+                self.drawn = now
+                self._draw(done, total, text, ended)
+        elif ended or 10 * done // total > self.tenth:
+            self.tenth = 10 * done // total
+            print(f"{progress.bar(done, total)} {text}", flush=True)
+
+    def _draw(self, done: int, total: int, text: str, ended: bool) -> None:
+        from IPython.display import display
+
+        bundle = {"text/plain": text}
+        if not ended:
+            bar = f'<progress value="{done}" max="{total}" style="vertical-align:middle"></progress>'
+            bundle["text/html"] = f"{bar} {html.escape(text)}"
+        if self.handle is None:
+            self.handle = display(bundle, raw=True, display_id=True)
+        else:
+            self.handle.update(bundle, raw=True)
+
+
+def training_view(total_steps: int) -> Callable[[dict], None]:
+    """A `progress` callback for `training.train`: step, loss, tokens/s, time left and peak memory (GB).
+
+    In a notebook one output is redrawn and ends as one line of text, which is all that a headless run keeps; elsewhere
+    a plain line comes about every 10 %. A step that does not go on from the last one begins a new line: the next arm.
+    """
+    return _TrainingView(total_steps)
+
+
+class _TrainingView:
+    def __init__(self, total: int):
+        self.total = max(1, total)
+        self.reached: int | None = None
+
+    def __call__(self, row: dict) -> None:
+        step, now = int(row["step"]), time.monotonic()
+        if self.reached is None or step <= self.reached:
+            self.first, self.begun = step, now
+            self.known: dict[str, Any] = {}
+            self.line = _Line()
+        self.reached = step
+        self.known |= {k: v for k, v in row.items() if v is not None}
+        self.line.show(step, self.total, self._text(now))
+
+    def _text(self, now: float) -> str:
+        row, step, seconds = self.known, self.reached or 0, now - self.begun
+        parts = [f"学習 / training: step {step:,}/{self.total:,}"]
+        forms = {
+            "loss": "loss {:.3f}",
+            "dev_answer_loss": "dev answer loss {:.3f}",
+            "tokens_per_second": "{:,.0f} tokens/s",
+        }
+        parts += [form.format(row[key]) for key, form in forms.items() if key in row]
+        if step >= self.total:
+            parts.append(f"完了 / done in {progress.clock(seconds)}")
+        elif step > self.first:
+            parts.append(f"残り / ETA {progress.clock(seconds / (step - self.first) * (self.total - step))}")
+        parts += [f"peak {row['peak_memory_gb']:.1f} GB"] if "peak_memory_gb" in row else []
+        return " · ".join(parts)
+
+
+def prediction_view() -> Callable[[str, int, int], None]:
+    """A `progress` callback for `evaluation.predict`: a line a system with the share done and the time left."""
+    lines: dict[str, tuple[_Line, float]] = {}
+
+    def show(system: str, done: int, total: int) -> None:
+        line, begun = lines.setdefault(system, (_Line(), time.monotonic()))
+        seconds = time.monotonic() - begun
+        left = f"残り / ETA {progress.clock(seconds / done * (total - done))}" if done < total else f"完了 / done in {progress.clock(seconds)}"
+        line.show(done, total, f"予測 / predicting: {system} {done:,}/{total:,} · {left}")
+
+    return show
+
+
+def _in_notebook() -> bool:
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None

@@ -1,0 +1,132 @@
+"""NF4 is really there, the merged adapter is the trained one, and batching changes no token."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers import evaluation, files, inference, models, profiles, prompts
+
+FAMILIES = ["tiny", "tiny-phi", "tiny-phi3"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_base_is_nf4_with_double_quantisation_and_the_adapter_is_everywhere(name):
+    import bitsandbytes as bnb
+
+    profile = profiles.choose(name)
+    model = models.add_adapter(models.load_base(profile), profile)
+    linear = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
+    assert linear and all(m.weight.quant_state.quant_type == "nf4" and m.weight.quant_state.nested for m in linear)
+    adapted = {n.split(".")[-4] for n, p in model.named_parameters() if p.requires_grad}
+    assert adapted == set(profile.model.lora_targets)
+
+
+def test_merged_dense_model_equals_the_quantised_one_with_its_adapter(tiny, tmp_path, pairs):
+    import torch
+
+    tokenizer = models.load_tokenizer(tiny)
+    model = models.add_adapter(models.load_base(tiny), tiny)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    model.save_pretrained(tmp_path / "adapter")
+    merged = models.load_for_inference(tiny, tmp_path / "adapter")
+    ids = tokenizer(pairs[0].ja, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        expected, found = model.eval()(ids).logits.float(), merged(ids).logits.float()
+        plain = models.load_for_inference(tiny)(ids).logits.float()
+    tolerance = 2e-4 if expected.dtype == found.dtype == merged.dtype else 5e-2
+    assert (expected - found).abs().max() < tolerance
+    assert (plain - found).abs().max() > 10 * tolerance, "the adapter matters"
+
+
+def test_an_adapter_that_is_missing_or_of_another_model_is_refused(tiny, tmp_path):
+    with pytest.raises(files.UserError, match="adapter_config.json is missing"):
+        models.load_for_inference(tiny, tmp_path)
+    other = profiles.choose("tiny-phi")
+    models.add_adapter(models.load_base(other), other).save_pretrained(tmp_path)
+    with pytest.raises(files.UserError, match="not for tiny"):
+        models.load_for_inference(tiny, tmp_path)
+
+
+def test_a_hub_model_that_cannot_be_had_is_named(tmp_path):
+    with pytest.raises(files.UserError, match="cannot be loaded"):
+        models.load_tokenizer(profiles.choose("tiny", model_id=str(tmp_path / "nothing")))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_batched_generation_equals_one_by_one(name, questions):
+    profile = profiles.choose(name)
+    tokenizer, model = models.load_tokenizer(profile), models.load_for_inference(profile)
+    texts = [prompts.prompt(profile.model.prompt_style, "translate", ja=q.ja) for q in questions[:7]]
+    together = inference.generate(model, tokenizer, profile, texts, 6)
+    alone = [inference.generate(model, tokenizer, profile, [t], 6)[0] for t in texts]
+    assert together == alone
+    assert all(c.tokens <= 6 for c in together)
+
+
+def test_cached_prefix_changes_no_token(tiny, questions):
+    """The few-shot prefix is computed once; the same token ids without a cache give the same completions."""
+    tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
+    prefix = prompts.few_shot("multistep", questions[:2])
+    texts = [prompts.prompt("text", "multistep", ja=q.ja) for q in questions[2:8]]
+    head = prompts.encode_prompt(tokenizer, prefix)
+
+    class Joined:
+        """Tokenises prefix and text apart, as the cached path does."""
+
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+        def __call__(self, text, **options):
+            return {"input_ids": head[1:] + tokenizer(text[len(prefix) :], **options)["input_ids"]}
+
+    cached = inference.generate(model, tokenizer, tiny, texts, 8, prefix=prefix)
+    whole = inference.generate(model, Joined(), tiny, [prefix + t for t in texts], 8)
+    assert cached == whole
+
+
+def test_a_row_ends_at_its_end_token_or_stop_text_and_a_cut_one_is_marked(tiny):
+    """A model that always writes the same token: ends at once, runs into its stop, or is cut off by the budget."""
+    import torch
+
+    tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
+
+    def always(token_id):
+        class Head(torch.nn.Module):
+            def forward(self, hidden):
+                logits = torch.zeros(*hidden.shape[:2], models.TINY_VOCABULARY)
+                logits[..., token_id] = 1
+                return logits
+
+        model.lm_head = Head()
+        return inference.generate(model, tokenizer, tiny, ["水", "山と川"], 5)
+
+    assert [c.tokens for c in always(tokenizer.eos_token_id)] == [1, 1]
+    assert not any(c.truncated for c in always(tokenizer.eos_token_id))
+    word = tokenizer("a", add_special_tokens=False)["input_ids"][0]
+    assert all(c == inference.Completion("aaaaa", 5, True) for c in always(word))
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"][0]
+    assert all(c.text == "" and c.tokens == 2 and not c.truncated for c in always(newline))
+
+
+def test_s3_answers_from_its_own_translation(tiny, questions):
+    tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
+    found = inference.all_stages(model, tokenizer, tiny, questions[:3], shots=[questions[5].replace(reasoning="")])
+    assert [p.stage for p in found] == [s for s in inference.STAGES for _ in range(3)]
+    by_stage = {s: [p for p in found if p.stage == s] for s in inference.STAGES}
+    assert [p.prompt_english for p in by_stage["S3"]] == [p.english for p in by_stage["S1"]]
+    assert [p.prompt_english for p in by_stage["S2"]] == [q.en for q in questions[:3]]
+    with pytest.raises(ValueError, match="S3 needs"):
+        inference.stage(model, tokenizer, tiny, "S3", questions[:3])
+
+
+def test_shots_are_seeded_training_records_without_rationale(questions):
+    from helpers.runtime import Run
+
+    run = Run(None, profiles.choose("gemma3-270m"))
+    train = [q for q in questions if q.split == "train"]
+    shots = evaluation.shots(run, train)
+    assert shots == evaluation.shots(run, train[::-1]) and len(shots) == run.recipe.few_shot
+    assert len({s.category for s in shots}) == len(shots)
+    assert all(s.split == "train" and not s.reasoning for s in shots)

@@ -1,0 +1,140 @@
+"""Same prompts in the same order, logits only where there is a label, fp32 adapters, and a resume that changes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from helpers import files, models, profiles, prompts, training
+
+
+@pytest.fixture(scope="module")
+def setting(questions):
+    from tests.conftest import PAIRS
+    from helpers.records import Record
+
+    profile = profiles.choose("tiny").replace(replay_pairs=8, batch_size=4, evaluations=2)
+    pairs = [Record(f"p{i}", "translate", ja, en) for i, (ja, en) in enumerate(PAIRS * 2)]
+    train = [q.replace(reasoning="") for q in questions if q.split == "train"][:6]
+    dev = {"pairs": pairs[:2], "questions": [q for q in questions if q.split == "dev"][:3]}
+    return profile, pairs, train, dev
+
+
+def prompts_of(plan):
+    return [prompts.prompt("text", stage, ja=r.ja, en=r.en) for stage, r in plan.items]
+
+
+def test_plan_has_the_same_prompts_in_the_same_order_for_every_arm(setting, questions):
+    profile, pairs, train, _ = setting
+    reasons = {q.id: q.reasoning for q in questions}
+    reasoned = [r.replace(reasoning=reasons[r.id]) for r in train]
+    a, b = (training.plan(profile.recipe, pairs, qs) for qs in (train, reasoned))
+    assert prompts_of(a) == prompts_of(b)
+    assert a.shared_steps == b.shared_steps == 2
+    assert all(stage == "translate" for stage, _ in a.items[: a.shared_steps * a.batch])
+    assert len(a.items) == a.steps * a.batch
+    assert prompts_of(a) != prompts_of(training.plan(profile.replace(seed=1).recipe, pairs, train))
+
+
+def test_plan_shows_each_question_once_an_epoch_in_one_call_and_once_alone(setting):
+    profile, _, train, _ = setting
+    recipe = profile.replace(question_epochs=2, batch_size=1).recipe
+    items = training.plan(recipe, [], train).items
+    for record in train:
+        assert sorted(s for s, r in items if r.id == record.id) == ["answer", "direct", "multistep", "multistep"]
+
+
+def test_collate_masks_padding_by_position():
+    batch = training.collate([{"input_ids": [5, 1], "labels": [-100, 1]}, {"input_ids": [5, 6, 1], "labels": [-100, 6, 1]}], pad_id=1)
+    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert batch["labels"].tolist() == [[-100, 1, -100], [-100, 6, 1]], "an end token equal to the pad token stays supervised"
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-phi", "tiny-phi3"])
+def test_labelled_loss_equals_the_library_s(name, pairs):
+    import torch
+
+    profile = profiles.choose(name)
+    tokenizer = models.load_tokenizer(profile)
+    model = models.add_adapter(models.load_base(profile), profile)
+    examples = [prompts.encode_example(tokenizer, profile.model.prompt_style, "translate", r) for r in pairs[:3]]
+    inputs = training.collate(examples, tokenizer.pad_token_id)
+    total, count = training.labelled_loss(model, inputs)
+    reference = model(**inputs).loss
+    assert count == sum(t != -100 for e in examples for t in e["labels"])
+    assert torch.allclose(total / count, reference.float(), atol=1e-5)
+
+
+def test_too_long_a_record_is_named(setting, tiny):
+    _, pairs, _, _ = setting
+    tokenizer = models.load_tokenizer(tiny)
+    with pytest.raises(files.UserError, match="'p0'.*max_length=10"):
+        training.encode(tokenizer, tiny.replace(max_length=10), [("translate", pairs[0])])
+
+
+def adapter_bytes(folder):
+    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def log_rows(folder):
+    timing = ("tokens_per_second", "peak_memory_gb")
+    return [{k: v for k, v in r.items() if k not in timing} for r in training.read_log(folder / "log.jsonl")]
+
+
+@pytest.mark.slow
+def test_shared_start_and_resume_equal_training_whole_bit_by_bit(setting, tmp_path):
+    profile, pairs, train, dev = setting
+    order = training.plan(profile.recipe, pairs, train)
+    whole = training.train(profile, order, dev, tmp_path / "whole")
+
+    shared = training.train(profile, order, dev, tmp_path / "shared", stop_after=order.shared_steps)
+    assert not (shared / "adapter").exists()
+    training.begin_from(shared, tmp_path / "arm")
+    said = []
+    arm = training.train(profile, order, dev, tmp_path / "arm", say=said.append)
+    assert any(f"step {order.shared_steps} of {order.steps}" in s for s in said)
+    assert adapter_bytes(arm) == adapter_bytes(whole)
+    assert log_rows(arm) == log_rows(whole)
+    assert [r["step"] for r in log_rows(arm)] == list(range(order.steps + 1)), "no gap and no repeat"
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(row):
+        if row["step"] == order.shared_steps + 1:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        training.train(profile, order, dev, tmp_path / "cut", progress=interrupt)
+    training.train(profile, order, dev, tmp_path / "cut")
+    assert adapter_bytes(tmp_path / "cut") == adapter_bytes(whole)
+    assert log_rows(tmp_path / "cut") == log_rows(whole)
+
+
+@pytest.mark.slow
+def test_training_logs_every_field_and_lowers_the_loss_with_fp32_adapters(setting, tmp_path):
+    from safetensors import safe_open
+
+    profile, pairs, train, dev = setting
+    profile = profile.replace(learning_rate=1e-2, question_epochs=6)
+    folder = training.train(profile, training.plan(profile.recipe, pairs, train), dev, tmp_path / "arm")
+    rows = training.read_log(folder / "log.jsonl")
+    assert set(rows[-1]) == set(training.LOG_FIELDS)
+    assert rows[-1]["dev_translation_loss"] < rows[0]["dev_translation_loss"] - 0.05
+    assert json.loads((folder / "done.json").read_text())["tokens_seen"] == rows[-1]["tokens_seen"]
+    with safe_open(folder / "adapter" / "adapter_model.safetensors", "pt") as f:
+        assert {str(f.get_tensor(k).dtype) for k in f.keys()} == {"torch.float32"}
+
+
+def test_a_damaged_log_names_the_line(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "tokens_seen": 3}\n{"step": \n')
+    with pytest.raises(files.UserError, match="log.jsonl, line 2"):
+        training.read_log(tmp_path / "log.jsonl")
+
+
+def test_a_checkpoint_without_its_last_file_is_not_taken(tmp_path):
+    for step in (5, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    assert training.last_checkpoint(tmp_path).name == "checkpoint-5"
