@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import records
 from .files import ROOT, UserError, cache_folder, sha256, whole_file
@@ -92,16 +96,21 @@ def _download(distribution: str, folder: Path, binary_only: bool) -> Path:
     return found.pop()
 
 
-def _open_member(archive: Path, member: str):
+@contextlib.contextmanager
+def _open_member(archive: Path, member: str) -> Iterator[Any]:
+    """A member's bytes. A damaged archive may show only while they are read, so the block is inside."""
     try:
-        if archive.suffix in (".whl", ".zip"):
-            return zipfile.ZipFile(archive).open(member)
-        found = tarfile.open(archive).extractfile(member)
-        if found is None:
-            raise KeyError(member)
-        return found
-    except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise UserError(f"{archive.name}: {member} is not in it or it is damaged ({error}). Run again to fetch it anew.") from error
+        with contextlib.ExitStack() as stack:
+            if archive.suffix in (".whl", ".zip"):
+                found = stack.enter_context(zipfile.ZipFile(archive)).open(member)
+            else:
+                found = stack.enter_context(tarfile.open(archive)).extractfile(member)
+            if found is None:
+                raise KeyError(member)
+            yield stack.enter_context(found)
+    except (KeyError, EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{archive.name}: {member} is not in it or is damaged ({reason}). Run again to fetch it.") from error
 
 
 def tatoeba(say: Callable[[str], None] = print) -> list[Record]:

@@ -9,11 +9,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from .files import UserError
 from .records import Record
 
 _JAPANESE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _LATIN = re.compile(r"[A-Za-z]")
 _NOT_WORD = re.compile(r"[\W_]+")
+_ODD_WIDTH = re.compile(r"[\u3300-\u33ff\uff01-\uff9f\uffe0\uffe1\uffe5\uffe6]+")
+_FULL_WIDTH = str.maketrans("?!()~", "？！（）〜")
 
 
 def normalise(text: str) -> str:
@@ -23,15 +26,19 @@ def normalise(text: str) -> str:
 
 def clean(text: str) -> str:
     """Text for training: NFKC for letters and digits of odd width, single spaces, Japanese punctuation kept full-width."""
-    folded = unicodedata.normalize("NFKC", text)
+    # Not NFKC of the whole text: that would turn 10² into 102.
+    folded = unicodedata.normalize("NFC", _ODD_WIDTH.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text))
     if _JAPANESE.search(folded):
-        folded = folded.replace("?", "？").replace("!", "！")
+        folded = folded.translate(_FULL_WIDTH)
     return " ".join(folded.split())
 
 
 @dataclass
 class Funnel:
-    """What each filter kept: `steps` holds (label, records left), `dropped` (record id, reason) of every other record."""
+    """What each filter kept: `steps` holds (label, records left), `dropped` (record id, reason) of every record refused.
+
+    The last step of `curate_pairs` is a draw: what is neither drawn nor refused is in neither list.
+    """
 
     steps: list[tuple[str, int]] = field(default_factory=list)
     dropped: list[tuple[str, str]] = field(default_factory=list)
@@ -151,7 +158,7 @@ def split_by_entity(records: Sequence[Record], shares: dict[str, float], seed: i
         def need(split: str, group=group) -> float:
             return sum(room[records[i].category, split] / (totals[records[i].category] * shares[split]) for i in group)
 
-        best = max(shares, key=need)
+        best = max((s for s in shares if shares[s] > 0), key=need)
         for i in group:
             placed[i] = best
             room[records[i].category, best] -= 1
@@ -165,7 +172,7 @@ def curate_pairs(
 
     No normalised side is in two splits, because none is kept twice at all. Pairs that resemble a `protected` record (the questions
     of dev and test) are dropped. Training pairs that resemble a drawn dev or test pair are dropped too.
-    Raises `ValueError` when too few pairs are left.
+    Raises `UserError` when too few pairs are left.
     """
     funnel = Funnel([("pairs in the corpus", len(pairs))])
     tidy = [r.replace(ja=clean(r.ja), en=clean(r.en)) for r in pairs]
@@ -186,8 +193,9 @@ def curate_pairs(
             funnel.dropped.append((record.id, why))
         else:
             train.append(record)
-    if len(train) < sizes["train"]:
-        raise ValueError(f"{len(tidy)} pairs are left, too few for {sizes}. Give more pairs or ask for smaller splits.")
+    if len(tidy) < held or len(train) < sizes["train"]:
+        wanted = ", ".join(f"{name} {sizes[name]}" for name in ("train", "dev", "test"))
+        raise UserError(f"{len(tidy)} pairs are left, too few for {wanted}. Give more pairs or ask for smaller splits.")
     splits["train"] = train
     funnel.steps.append(("drawn for this run", sum(map(len, splits.values()))))
     return {name: [r.replace(split=name) for r in splits[name]] for name in ("train", "dev", "test")}, funnel

@@ -43,41 +43,46 @@ def predict(
     from . import models
 
     tokenizer = None
-    pairs, questions = data.pairs["test"], data.questions["test"]
     for system, adapter in _systems(run).items():
-        made = [pipeline.fingerprint(run.profile.model, run.recipe, data.manifest["files"], *map(sha256, (inference.__file__, prompts.__file__)))]
-        if adapter is not None:
-            made.append(sha256(adapter / "adapter_model.safetensors") if adapter.exists() else "")
+        made = [
+            pipeline.fingerprint(run.profile.model, run.recipe, data.manifest["files"]),
+            *(sha256(module.__file__) for module in (inference, models, prompts)),
+            sha256(adapter / "adapter_model.safetensors") if adapter else "",
+        ]
         marker = run.path("predictions", f"{system}.json")
-        if pipeline._fresh(marker, made):
+        if pipeline.is_fresh(marker, made):
             say(f"Predictions of {system}: found in the run folder.")
             continue
-        say(f"Predictions of {system}: {len(pairs)} sentences and {len(questions)} questions in five stages …")
+        say(f"Predictions of {system}: {len(data.pairs['test'])} sentences, {len(data.questions['test'])} questions in five stages …")
         tokenizer = tokenizer or models.load_tokenizer(run.profile, say)
         model = models.load_for_inference(run.profile, adapter, say)
-        kinds = ("zero-shot", "few-shot") if system == "base" else ("",)
-        total = len(kinds) * len(pairs) + 5 * len(questions)
-        done = 0
-
-        def step(n: int) -> None:
-            nonlocal done
-            done += n
-            progress(system, done, total)
-
-        rows = []
-        for kind in kinds:
-            examples = shots(run, data.pairs["train"]) if kind == "few-shot" else []
-            found = inference.translate(model, tokenizer, run.profile, [r.ja for r in pairs], shots=examples, progress=step)
-            for record, completion in zip(pairs, found, strict=True):
-                english = prompts.parse("translate", completion.text).english
-                rows.append({"system": f"{system} {kind}".strip(), "id": record.id, "english": english,
-                             "truncated": completion.truncated, "tokens": completion.tokens})  # fmt: skip
-        _write(run.path("predictions", f"{system}.translation.jsonl"), rows)
-        examples = shots(run, data.questions["train"]) if system == "base" else []
-        found = inference.all_stages(model, tokenizer, run.profile, questions, shots=examples, progress=step)
-        _write(run.path("predictions", f"{system}.jsonl"), (p.to_dict() for p in found))
+        _predict_one(run, data, system, model, tokenizer, progress)
         write_json(marker, {"made_from": made})
         del model
+
+
+def _predict_one(run: Run, data: pipeline.Data, system: str, model, tokenizer, progress) -> None:
+    pairs, questions = data.pairs["test"], data.questions["test"]
+    kinds = ("zero-shot", "few-shot") if system == "base" else ("",)
+    total, done = len(kinds) * len(pairs) + 5 * len(questions), 0
+
+    def step(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(system, done, total)
+
+    rows = []
+    for kind in kinds:
+        examples = shots(run, data.pairs["train"]) if kind == "few-shot" else []
+        found = inference.translate(model, tokenizer, run.profile, [r.ja for r in pairs], shots=examples, progress=step)
+        for record, completion in zip(pairs, found, strict=True):
+            english = prompts.parse("translate", completion.text).english
+            rows.append({"system": f"{system} {kind}".strip(), "id": record.id, "english": english,
+                         "truncated": completion.truncated, "tokens": completion.tokens})  # fmt: skip
+    _write(run.path("predictions", f"{system}.translation.jsonl"), rows)
+    examples = shots(run, data.questions["train"]) if system == "base" else []
+    found = inference.all_stages(model, tokenizer, run.profile, questions, shots=examples, progress=step)
+    _write(run.path("predictions", f"{system}.jsonl"), (p.to_dict() for p in found))
 
 
 def _write(path: Path, rows: Iterable[dict]) -> None:

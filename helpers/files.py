@@ -20,12 +20,17 @@ class UserError(RuntimeError):
     """Something the user can mend: one line that names the thing and the way out."""
 
 
-def _explain(error: OSError, path: Path) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _explain(error: Exception, path: Path) -> Exception:
+    """The `UserError` for a failed write; `error` itself when it has nothing to do with files."""
+    number, reason = getattr(error, "errno", None), " ".join(str(error).split())
+    # By text too: safetensors raises a class of its own, shutil.copytree an OSError without a number.
+    if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in reason:
         return UserError(f"{path}: the disk is full. Free some space and run again; what was finished is kept.")
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+    if not isinstance(error, OSError):
+        return error
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return UserError(f"{path}: no permission to write here. Choose another folder (BONSAI_RUNS or BONSAI_CACHE).")
-    return UserError(f"{path}: cannot be written ({error.strerror or error}). Choose another folder (BONSAI_RUNS or BONSAI_CACHE).")
+    return UserError(f"{path}: cannot be written ({reason}). Choose another folder (BONSAI_RUNS or BONSAI_CACHE).")
 
 
 @contextlib.contextmanager
@@ -45,8 +50,11 @@ def whole_file(path: str | Path, mode: str = "w") -> Iterator[Any]:
             os.fsync(f.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        raise _explain(error, path) from error
+    except Exception as error:
+        explained = _explain(error, path)
+        if explained is error:
+            raise
+        raise explained from error
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
@@ -70,10 +78,13 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             old = temporary.with_suffix(".old")
             os.replace(path, old)
         os.replace(temporary, path)
-    except OSError as error:
-        raise _explain(error, path) from error
+    except Exception as error:
+        explained = _explain(error, path)
+        if explained is error:
+            raise
+        raise explained from error
     finally:
-        if old and not path.exists():
+        if old and old.exists() and not path.exists():
             os.replace(old, path)
         for leftover in (temporary, old):
             if leftover:
@@ -99,7 +110,7 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file.") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Mend its permissions, or remove it and run again.") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Remove it and run again.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}). Remove it and run again, or restore it.") from error
 

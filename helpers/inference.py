@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -16,6 +18,8 @@ STAGES = {
     "S4": "translate, then answer, in one call",
     "S5": "answer directly from Japanese",
 }
+# Tokens between two looks at which rows have finished.
+SLICE = 16
 # What each stage asks for: (instruction, budget of the recipe).
 _CALLS = {
     "S1": ("translate", "translation_budget"),
@@ -55,6 +59,16 @@ class Prediction:
         return asdict(self)
 
 
+def ended(instruction: str, text: str) -> int:
+    """How many characters of `text` belong to the completion once it has come to its end, or -1 while it has not.
+
+    A translation is one line; the other completions end with the line of their answer, or at a blank line.
+    """
+    body = len(text) - len(text.lstrip())
+    line = re.search(r"\n" if instruction == "translate" else r"\n\s*\n|(?<=\n)Answer:.*\n|^\s*Answer:.*\n", text[body:])
+    return body + line.end() if line else -1
+
+
 def generate(
     model,
     tokenizer,
@@ -62,43 +76,49 @@ def generate(
     texts: Sequence[str],
     budget: int,
     *,
-    stop: str = "\n\n",
+    instruction: str = "",
     prefix: str = "",
     progress: Callable[[int], None] = lambda n: None,
 ) -> list[Completion]:
     """Greedy completions of `prefix + text` for each text, in order, at most `budget` tokens each.
 
-    Prompts of like length share a batch; a row ends at the style's end token or at `stop`. The `prefix` that all prompts begin with (few-shot
-    examples) is computed once and its cache reused; it must end at a token boundary, such as a blank line.
+    Prompts of like length share a batch; a row ends at the style's end token or, given its `instruction`, where `ended` says, and then
+    leaves the batch. The `prefix` that all prompts begin with (few-shot examples) is computed once and its cache
+    reused; it must end at a token boundary, such as a blank line.
     """
     import torch
 
-    end = prompts.end_id(tokenizer, profile.model.prompt_style)
-    ends = sorted({end, tokenizer.eos_token_id})
+    style_end = prompts.end_id(tokenizer, profile.model.prompt_style)
+    ends = sorted({style_end, tokenizer.eos_token_id})
     head = prompts.encode_prompt(tokenizer, prefix) if prefix else []
     rows = [
         tokenizer(t, add_special_tokens=False)["input_ids"] if prefix else prompts.encode_prompt(tokenizer, t) for t in texts
     ]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     found: list[Completion | None] = [None] * len(rows)
+
+    def finished(new: list[int]) -> bool:
+        return new[-1] in ends or (bool(instruction) and ended(instruction, tokenizer.decode(new)) >= 0)
+
     with torch.inference_mode():
         shared = model(torch.tensor([head], device=model.device), use_cache=True).past_key_values if head else None
         for start in range(0, len(order), profile.recipe.generation_batch):
             chosen = order[start : start + profile.recipe.generation_batch]
-            for i, new in zip(chosen, _batch(model, tokenizer, head, shared, [rows[i] for i in chosen], budget, stop, ends)):
+            for i, new in zip(chosen, _batch(model, tokenizer, head, shared, [rows[i] for i in chosen], budget, finished, ends), strict=True):
                 text = tokenizer.decode([t for t in new if t not in ends])
-                cut = len(new) >= budget and new[-1] not in ends and stop not in text
-                found[i] = Completion(text.split(stop)[0].strip(), len(new), cut)
+                end = ended(instruction, text) if instruction else -1
+                cut = len(new) >= budget and new[-1] not in ends and end < 0
+                found[i] = Completion(text[: end if end >= 0 else None].strip(), len(new), cut)
             progress(len(chosen))
     return found  # type: ignore[return-value]
 
 
-def _batch(model, tokenizer, head, shared, rows, budget, stop, ends) -> list[list[int]]:
-    """New token ids of each row. Left-padded between the shared prefix and the row, so that all rows end together."""
-    import copy
+def _batch(model, tokenizer, head, shared, rows, budget, finished, ends) -> list[list[int]]:
+    """New token ids of each row. Left-padded between the shared prefix and the row, so that all rows end together.
 
+    Every `SLICE` tokens the rows that have finished leave the batch, so that one long answer does not hold up the others.
+    """
     import torch
-    from transformers import StoppingCriteria, StoppingCriteriaList
 
     width = max(map(len, rows))
     pad = tokenizer.pad_token_id
@@ -108,33 +128,42 @@ def _batch(model, tokenizer, head, shared, rows, budget, stop, ends) -> list[lis
     if shared is not None:
         cache = copy.deepcopy(shared)
         cache.batch_repeat_interleave(len(rows))
-
-    class StopText(StoppingCriteria):
-        def __call__(self, input_ids, scores, **kwargs):
-            tails = tokenizer.batch_decode(input_ids[:, max(ids.shape[1], input_ids.shape[1] - 4) :])
-            return torch.tensor([stop in t for t in tails], device=input_ids.device)
-
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        past_key_values=cache,
-        max_new_tokens=budget,
-        do_sample=False,
-        top_p=None,
-        top_k=None,
-        temperature=None,
-        eos_token_id=ends,
-        pad_token_id=pad,
-        stopping_criteria=StoppingCriteriaList([StopText()]),
-    )
-    fresh = []
-    for row in out[:, ids.shape[1] :].tolist():
-        stops = [i for i, t in enumerate(row) if t in ends]
-        row = row[: stops[0] + 1] if stops else row
-        while row and row[-1] == pad and pad not in ends:
-            row.pop()
-        fresh.append(row)
-    return fresh
+    new: list[list[int]] = [[] for _ in rows]
+    alive, spent = list(range(len(rows))), 0
+    while alive and spent < budget:
+        room = min(SLICE, budget - spent)
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            max_new_tokens=room,
+            do_sample=False,
+            top_p=None,
+            top_k=None,
+            temperature=None,
+            eos_token_id=ends,
+            pad_token_id=pad,
+            return_dict_in_generate=True,
+        )
+        stay = []
+        for j, fresh in enumerate(out.sequences[:, ids.shape[1] :].tolist()):
+            row = new[alive[j]]
+            for token in fresh:
+                row.append(token)
+                if finished(row):
+                    break
+            else:
+                stay.append(j)
+        spent += room
+        grown = out.sequences.shape[1] - ids.shape[1]
+        if stay and spent < budget:
+            index = torch.tensor(stay, device=model.device)
+            cache = out.past_key_values
+            cache.batch_select_indices(index)
+            ids = out.sequences[index]
+            mask = torch.cat([mask, mask.new_ones(len(mask), grown)], dim=1)[index]
+        alive = [alive[j] for j in stay]
+    return new
 
 
 def translate(
@@ -156,7 +185,7 @@ def _call(model, tokenizer, profile, instruction, budget, inputs, shots, progres
         profile,
         texts,
         getattr(profile.recipe, budget),
-        stop="\n" if instruction == "translate" else "\n\n",
+        instruction=instruction,
         prefix=prefix,
         progress=progress,
     )

@@ -36,7 +36,8 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _fresh(marker: Path, key: str) -> bool:
+def is_fresh(marker: Path, key: object) -> bool:
+    """Whether `marker` says that its stage was made from `key`."""
     return marker.exists() and read_json(marker).get("made_from") == key
 
 
@@ -51,53 +52,69 @@ def _some(questions: Sequence[Record], count: int) -> list[Record]:
 def curate(run: Run, say: Callable[[str], None] = print, user_file: str = "") -> Data:
     """`data/{train,dev,test}.jsonl` and `data/manifest.json` of the run, made if they are not there.
 
-    `user_file` is a JSONL file of records to add (their `split`, else train); its rows pass the same contract. Training
-    records hold no rationale: notebook 02 puts them on. Raises `UserError`, `RecordError`.
+    `user_file` is a JSONL file of records to add (by their `split`, else to train); a copy stays in the run folder, so that later
+    notebooks find it. Training records hold no rationale: notebook 02 puts them on. Raises `UserError`, `RecordError`.
     """
     recipe, folder = run.recipe, run.path("data")
+    if user_file:
+        _take_in(Path(user_file), _own(run))
+    own = records.read(_own(run)) if _own(run).exists() else []
     wanted = {"train": recipe.train_pairs, "dev": recipe.dev_pairs, "test": recipe.test_pairs}
     limits = (recipe.questions, recipe.test_questions)
-    own = sha256(user_file) if user_file and Path(user_file).exists() else ""
-    key = fingerprint(wanted, limits, recipe.seed, sha256(corpora.QUESTIONS), corpora.TATOEBA, own, sha256(curation.__file__))
-    marker = folder / "manifest.json"
-    if _fresh(marker, key):
+    key = fingerprint(wanted, limits, recipe.seed, _hashes(corpora.QUESTIONS, _own(run), Path(curation.__file__)), corpora.TATOEBA)
+    if is_fresh(folder / "manifest.json", key):
         say(f"Curated data: found in {_short(folder)}.")
-    else:
-        say("Curated data: none for these settings in the run folder, so it is made from the sources now.")
-        added = records.read(user_file) if user_file else []
-        authored = corpora.questions()
-        per_split = {
-            "train": _some([r for r in authored if r.split == "train"], limits[0]),
-            "dev": _some([r for r in authored if r.split == "dev"], limits[0]),
-            "test": _some([r for r in authored if r.split == "test"], limits[1]),
-        }
-        held = [*per_split["dev"], *per_split["test"], *(r for r in added if r.split in ("dev", "test"))]
-        pairs, funnel = curation.curate_pairs(corpora.tatoeba(say), held, wanted, recipe.seed)
-        guard = curation.Contamination([*held, *pairs["dev"], *pairs["test"]])
-        added = funnel.apply("own records not held out", added, lambda r: "" if r.split in ("dev", "test") else guard(r))
-        for split in SPLITS:
-            mine = [r.replace(split=split) for r in added if (r.split or "train") == split]
-            questions = [r.replace(reasoning="") if split == "train" else r for r in per_split[split]]
-            records.write(folder / f"{split}.jsonl", [*pairs[split], *questions, *mine])
-        write_json(folder / "dropped.json", funnel.dropped)
-        write_json(
-            marker,
-            {
-                "made_from": key,
-                "seed": recipe.seed,
-                "funnel": funnel.steps,
-                "dropped": dict(Counter(why for _, why in funnel.dropped)),
-                "files": {f"{s}.jsonl": sha256(folder / f"{s}.jsonl") for s in SPLITS},
-                "sources": [
-                    {"name": "tatoeba", "license": corpora.TATOEBA.license, "attribution": corpora.TATOEBA.attribution,
-                     "sha256": corpora.TATOEBA.sha256},
-                    {"name": "data/questions.jsonl", "license": "CC BY 4.0", "attribution": "BONSAI Reasoning Notebooks",
-                     "sha256": sha256(corpora.QUESTIONS)},
-                ]
-                + ([{"name": Path(user_file).name, "sha256": own}] if own else []),
-            },
-        )  # fmt: skip
+        return load(run)
+    say("Curated data: none for these settings in the run folder, so it is made from the sources now.")
+    authored = corpora.questions()
+    questions = {s: _some([r for r in authored if r.split == s], limits[s == "test"]) for s in SPLITS}
+    held = [*questions["dev"], *questions["test"], *(r for r in own if r.split in ("dev", "test"))]
+    pairs, funnel = curation.curate_pairs(corpora.tatoeba(say), held, wanted, recipe.seed)
+    guard = curation.Contamination([*held, *pairs["dev"], *pairs["test"]])
+    kept = curation.Funnel()
+    own = kept.apply("own", own, lambda r: "" if r.split in ("dev", "test") else guard(r))
+    for split in SPLITS:
+        mine = [r.replace(split=split) for r in own if (r.split or "train") == split]
+        asked = [r.replace(reasoning="") if split == "train" else r for r in (*questions[split], *mine)]
+        records.write(folder / f"{split}.jsonl", [*pairs[split], *asked])
+    write_json(folder / "dropped.json", funnel.dropped + kept.dropped)
+    write_json(folder / "manifest.json", _manifest(run, key, funnel, kept))
     return load(run)
+
+
+def _own(run: Run) -> Path:
+    return run.path("data", "own.jsonl")
+
+
+def _hashes(*paths: Path) -> list[str]:
+    return [sha256(p) if p.exists() else "" for p in paths]
+
+
+def _take_in(source: Path, target: Path) -> None:
+    taken = {r.id for r in corpora.questions()}
+    found = records.read(source)
+    for record in found:
+        if record.id in taken or record.id.startswith("tatoeba-"):
+            raise records.RecordError(f"{source}, record {record.id!r}, field 'id': expected one that the shipped data does not have.")
+    records.write(target, found)
+
+
+def _manifest(run: Run, key: str, funnel: curation.Funnel, own: curation.Funnel) -> dict:
+    sources = [
+        ("tatoeba", corpora.TATOEBA.license, corpora.TATOEBA.attribution, corpora.TATOEBA.sha256),
+        ("data/questions.jsonl", "CC BY 4.0", "The BONSAI Reasoning Notebooks authors", sha256(corpora.QUESTIONS)),
+    ]
+    if _own(run).exists():
+        sources.append(("own.jsonl", "as its records say", "the user of this run", sha256(_own(run))))
+    return {
+        "made_from": key,
+        "seed": run.recipe.seed,
+        "funnel": funnel.steps,
+        "own": own.steps,
+        "dropped": dict(Counter(why for _, why in funnel.dropped + own.dropped)),
+        "files": {f"{s}.jsonl": sha256(run.path("data", f"{s}.jsonl")) for s in SPLITS},
+        "sources": [dict(zip(("name", "license", "attribution", "sha256"), s, strict=True)) for s in sources],
+    }
 
 
 def load(run: Run) -> Data:
@@ -113,16 +130,17 @@ def load(run: Run) -> Data:
 def augment(run: Run, data: Data, say: Callable[[str], None] = print) -> dict:
     """`data/train_reasoned.jsonl`: the training questions with a rationale on a third of them, and its manifest.
 
-    The rationales come from the authored set and pass the gates of `reasoning.gate`. Raises `UserError`.
+    The rationales come from the authored set and the user's own records, and pass the gates of `reasoning.gate`. Raises `UserError`.
     """
     recipe = run.recipe
     marker = run.path("reasoning", "manifest.json")
-    key = fingerprint(data.manifest["made_from"], recipe.reasoning_fraction, recipe.seed, sha256(corpora.QUESTIONS), sha256(reasoning.__file__))
-    if _fresh(marker, key):
+    key = fingerprint(data.manifest["made_from"], recipe.reasoning_fraction, recipe.seed, sha256(reasoning.__file__))
+    if is_fresh(marker, key):
         say(f"Rationales: found in {_short(marker.parent)}.")
         return read_json(marker)
     say("Rationales: none for these settings in the run folder, so they are put on now.")
-    accepted, outcomes = reasoning.check(data.questions["train"], reasoning.authored(data.questions["train"], corpora.questions()))
+    library = [*corpora.questions(), *(records.read(_own(run)) if _own(run).exists() else [])]
+    accepted, outcomes = reasoning.check(data.questions["train"], reasoning.authored(data.questions["train"], library))
     write_json(run.path("reasoning", "accepted.json"), accepted)
     mixed = reasoning.mix(data.questions["train"], accepted, recipe.reasoning_fraction, recipe.seed)
     path = records.write(run.path("data", "train_reasoned.jsonl"), mixed)
@@ -167,14 +185,15 @@ def train_arm(
     checkpoint, which equals training it whole (tests/test_training.py). `view(steps)` makes the callback that shows
     progress. Raises `UserError`.
     """
-    from . import training
+    from . import models, prompts, training
 
     questions = arm_questions(run, data, arm)
     order = training.plan(run.recipe, data.pairs["train"], questions)
-    dev = {"pairs": data.pairs["dev"], "questions": data.questions["dev"]}
+    dev = {"pairs": data.pairs["dev"][: run.recipe.dev_loss_pairs], "questions": data.questions["dev"]}
     folder, shared = arm_folder(run, arm), arm_folder(run, "shared")
     recipe = dataclasses.replace(run.recipe, generation_batch=0, few_shot=0, translation_budget=0, answer_budget=0, multistep_budget=0)
-    common = [run.profile.model, recipe, data.manifest["files"], sha256(training.__file__)]
+    code = _hashes(*(Path(module.__file__) for module in (models, prompts, training)))
+    common = [run.profile.model, recipe, data.manifest["files"], code]
     key = fingerprint(*common, [r.reasoning for r in questions])
     _claim(folder, key)
     if (folder / "done.json").exists() and (folder / "adapter").exists():
@@ -195,7 +214,7 @@ def train_arm(
 def _claim(folder: Path, key: str) -> None:
     """Begin a training folder; what was trained from other data or settings there is removed."""
     marker = folder / "made_from.json"
-    if not _fresh(marker, key):
+    if not is_fresh(marker, key):
         shutil.rmtree(folder, ignore_errors=True)
         write_json(marker, {"made_from": key})
 

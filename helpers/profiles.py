@@ -32,15 +32,16 @@ class Model:
 class Recipe:
     """Hyperparameters of data, training and inference.
 
-    Lengths and budgets are in tokens, `train_pairs`, `dev_pairs` and `test_pairs` are numbers of Tatoeba pairs, `replay_pairs` is how
-    many of the training pairs are mixed into the question phase instead of coming before it. `questions` and
+    Lengths and budgets are in tokens; `train_pairs`, `dev_pairs` and `test_pairs` are numbers of Tatoeba pairs, `dev_loss_pairs` how many of
+    the dev pairs the dev loss is taken on, `replay_pairs` how many of the training pairs are mixed into the question phase. `questions` and
     `test_questions` limit the authored sets (0: all of them).
     """
 
     train_pairs: int = 1500
     dev_pairs: int = 100
+    dev_loss_pairs: int = 48
     test_pairs: int = 300
-    replay_pairs: int = 300
+    replay_pairs: int = 204
     questions: int = 0
     test_questions: int = 0
     reasoning_fraction: float = 0.33
@@ -48,12 +49,12 @@ class Recipe:
     alpha: int = 32
     learning_rate: float = 5e-4
     warmup_ratio: float = 0.03
-    question_epochs: int = 2
-    batch_size: int = 16
-    accumulation: int = 1
+    question_epochs: int = 1
+    batch_size: int = 4
+    accumulation: int = 4
     max_length: int = 384
     gradient_checkpointing: bool = False
-    evaluations: int = 8
+    evaluations: int = 6
     translation_budget: int = 64
     answer_budget: int = 96
     multistep_budget: int = 176
@@ -82,8 +83,6 @@ class Profile:
 
 _T4 = Recipe(
     learning_rate=2e-4,
-    batch_size=4,
-    accumulation=4,
     max_length=512,
     gradient_checkpointing=True,
     generation_batch=32,
@@ -159,7 +158,8 @@ PROFILES: dict[str, Profile] = {
                     rank=4,
                     alpha=8,
                     question_epochs=1,
-                    batch_size=8,
+                    batch_size=4,
+                    accumulation=2,
                     evaluations=3,
                     translation_budget=8,
                     answer_budget=8,

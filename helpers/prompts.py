@@ -133,7 +133,7 @@ def parse(stage: str, text: str) -> Parsed:
     whole = (_CUES[stage] + " " + text.strip()).strip() if _CUES[stage] else text.strip()
     marks = list(_FIELD.finditer(whole))
     parts: dict[str, str] = {}
-    for mark, following in zip(marks, [*marks[1:], None]):
+    for mark, following in zip(marks, [*marks[1:], None], strict=True):
         body = whole[mark.end() : following.start() if following else len(whole)].strip()
         parts.setdefault(mark.group(1), body)
     names = [m.group(1) for m in marks]

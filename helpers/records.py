@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ class Record:
 
 
 _FIELDS = {f.name: f for f in dataclasses.fields(Record)}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _STRINGS = tuple(n for n, f in _FIELDS.items() if f.type == "str")
 _LISTS = tuple(n for n, f in _FIELDS.items() if f.type.startswith("tuple"))
 
@@ -74,6 +76,9 @@ def problem(value: object) -> tuple[str, str] | None:
         items = value.get(name, [])
         if not isinstance(items, (list, tuple)) or not all(isinstance(i, str) for i in items):
             return name, "a list of strings"
+    for name, field in value.items():
+        if any(isinstance(text, str) and _SURROGATE.search(text) for text in (field if name in _LISTS else [field])):
+            return name, "text that UTF-8 can hold, found half of a surrogate pair"
     for name in ("id", "ja", "en"):
         if not value[name].strip():
             return name, "a non-empty string"
@@ -97,6 +102,14 @@ def parse(value: object, where: str) -> Record:
     return Record(**{k: tuple(v) if k in _LISTS else v for k, v in value.items()})
 
 
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"field {next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return value
+
+
 def read(path: str | Path) -> list[Record]:
     """Read a JSONL file of records. Raises `RecordError` with file, line and field; drops nothing silently."""
     path = Path(path)
@@ -118,7 +131,7 @@ def read(path: str | Path) -> list[Record]:
             continue
         where = f"{path}, line {number}"
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             raise RecordError(f"{where}: not valid JSON ({error}). Each line is one JSON object.") from error
         record = parse(value, where)

@@ -196,16 +196,24 @@ def open_run(name: str = "default", profile: str = "auto", *, drive: bool = Fals
     folder = runs_folder(drive) / name
     marker = folder / "run.json"
     begun = read_json(marker) if marker.exists() else None
-    if profile == "auto" and begun and not model_id:
+    if begun is not None and not (isinstance(begun, dict) and begun.keys() >= {"profile", "model_id", "changes"}):
+        raise UserError(f"{marker}: not the settings of a run. Choose another RUN name, or remove that folder to begin again.")
+    if profile == "auto" and begun and model_id in ("", begun["model_id"]):
         profile, model_id = begun["profile"], begun["model_id"]
-    cuda = device().kind == "cuda" if profile == "auto" else False
-    chosen = choose(profile, cuda, model_id).replace(**changes)
-    settings = {"profile": profile if profile != "auto" else chosen.name, "model_id": model_id, "changes": changes}
+    # The profile's own name, not that of `model_id`: it is looked up again when the folder is reopened.
+    profile = choose("auto", device().kind == "cuda").name if profile == "auto" else profile
+    chosen = choose(profile, model_id=model_id).replace(**changes)
+    settings = {"profile": profile, "model_id": model_id, "changes": changes}
     if begun is None:
         write_json(marker, settings)
     elif begun != settings:
         raise UserError(
-            f"{folder} was begun with {begun['profile']} {begun['changes'] or ''}, not {settings['profile']} "
-            f"{settings['changes'] or ''}. Choose another RUN name, or remove that folder to begin again."
+            f"{folder} was begun with {_words(begun)}, not {_words(settings)}. "
+            "Choose another RUN name, or remove that folder to begin again."
         )
     return Run(folder, chosen)
+
+
+def _words(settings: dict) -> str:
+    changes = [f"{name}={value}" for name, value in settings["changes"].items()]
+    return ", ".join([settings["profile"], *([settings["model_id"]] if settings["model_id"] else []), *changes])

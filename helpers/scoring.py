@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+
 @dataclass(frozen=True)
 class Estimate:
     """A value with its 95 % interval over `n` items; `unit` is "percent" (rates) or "points" (chrF++), both 0-100."""
@@ -189,8 +190,8 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> PairedAccuracy:
     n = len(right_a)
     if n != len(right_b):
         raise ValueError(f"Unequal lengths: {n} a, {len(right_b)} b; the same questions are needed, in one order.")
-    only_a = sum(x and not y for x, y in zip(right_a, right_b))
-    only_b = sum(y and not x for x, y in zip(right_a, right_b))
+    only_a = sum(x and not y for x, y in zip(right_a, right_b, strict=True))
+    only_b = sum(y and not x for x, y in zip(right_a, right_b, strict=True))
     p_value = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     share_a, share_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
     centre = share_a - share_b

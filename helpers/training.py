@@ -19,6 +19,8 @@ from .runtime import Device, device, peak_memory_gb
 
 # Windows of this many batches are sorted by length: little padding, and still a mixed order.
 WINDOW = 8
+# Labelled positions whose logits are held at once.
+SLICE = 128
 LOG_FIELDS = (
     "step", "phase", "loss", "learning_rate", "grad_norm", "tokens_seen", "target_tokens_seen", "tokens_per_second",
     "peak_memory_gb", "dev_answer_loss", "dev_translation_loss",
@@ -76,10 +78,13 @@ def _arrange(items: list[tuple[str, Record]], batch: int, generator: random.Rand
     return arranged
 
 
-def _length(item: tuple[str, Record]) -> int:
+# Tokens of the fixed text of each stage, roughly; a Japanese character costs about 0.7 tokens, an English one 0.25.
+_FIXED = {"translate": 14, "multistep": 24, "answer": 12, "direct": 16}
+
+
+def _length(item: tuple[str, Record]) -> float:
     stage, record = item
-    # A Japanese character costs about as many tokens as three English ones.
-    return 3 * len(record.ja) * (stage != "answer") + len(record.en) * (1 + (stage == "answer")) * (stage != "direct")
+    return _FIXED[stage] + 0.7 * len(record.ja) * (stage != "answer") + 0.25 * len(record.en) * (stage != "direct")
 
 
 def encode(tokenizer, profile: Profile, items: Sequence[tuple[str, Record]]) -> list[dict[str, list[int]]]:
@@ -96,6 +101,12 @@ def encode(tokenizer, profile: Profile, items: Sequence[tuple[str, Record]]) -> 
     return encoded
 
 
+def sort_steps(examples: list[dict[str, list[int]]], batch: int) -> list[dict[str, list[int]]]:
+    """The same examples in the same steps, by length within each step: micro-batches of like length pad less."""
+    steps = (examples[i : i + batch] for i in range(0, len(examples), batch))
+    return [e for step in steps for e in sorted(step, key=lambda e: len(e["input_ids"]))]
+
+
 def collate(examples: Sequence[dict[str, list[int]]], pad_id: int) -> dict:
     """Right-padded `input_ids`, `attention_mask`, `labels` (batch × longest); padding is masked by position, not by id."""
     import torch
@@ -109,10 +120,50 @@ def collate(examples: Sequence[dict[str, list[int]]], pad_id: int) -> dict:
     return {"input_ids": rows("input_ids", pad_id), "attention_mask": mask, "labels": rows("labels", prompts.IGNORED)}
 
 
-def labelled_loss(model, inputs: dict):
-    """Summed cross-entropy over the labelled positions and their number.
+@cache
+def _head_loss():
+    import torch
 
-    Logits are computed at labelled positions only: over the whole vocabulary they are the memory peak of a small model.
+    class HeadLoss(torch.autograd.Function):
+        """Summed cross-entropy of a frozen output head, computed in slices together with its gradient.
+
+        The logits of one slice at a time are held (`SLICE` × vocabulary), in a buffer that is used again; whole, they would be the
+        memory peak of a small model and, on the CPU, would be paged in anew at every step.
+        """
+
+        @staticmethod
+        def forward(ctx, hidden, weight, bias, targets):
+            grad = torch.empty_like(hidden, dtype=torch.float32) if hidden.requires_grad else None
+            total = torch.zeros((), device=hidden.device)
+            buffer = torch.empty(min(SLICE, len(hidden)), weight.shape[0], dtype=weight.dtype, device=hidden.device)
+            for start in range(0, len(hidden), SLICE):
+                rows = hidden[start : start + SLICE].to(weight.dtype)
+                wanted = targets[start : start + SLICE, None]
+                logits = torch.mm(rows, weight.T, out=buffer[: len(rows)])
+                if bias is not None:
+                    logits += bias
+                shares = logits if logits.dtype == torch.float32 else logits.float()
+                chosen = shares.gather(1, wanted)
+                top = shares.amax(1, keepdim=True)
+                sums = shares.sub_(top).exp_().sum(1, keepdim=True)
+                total += (sums.log() + top - chosen).sum()
+                if grad is not None:
+                    shares.div_(sums).scatter_add_(1, wanted, torch.full_like(chosen, -1))
+                    grad[start : start + SLICE] = torch.mm(shares.to(weight.dtype), weight)
+            ctx.grad, ctx.dtype = grad, hidden.dtype
+            return total
+
+        @staticmethod
+        def backward(ctx, upstream):
+            return (ctx.grad * upstream).to(ctx.dtype), None, None, None
+
+    return HeadLoss.apply
+
+
+def labelled_loss(model, inputs: dict):
+    """Summed cross-entropy over the labelled positions and their number; equals the library's loss (tests).
+
+    Logits are computed at labelled positions only.
     """
     import torch
 
@@ -122,8 +173,12 @@ def labelled_loss(model, inputs: dict):
     ).last_hidden_state
     targets = inputs["labels"][:, 1:]
     wanted = targets != prompts.IGNORED
-    logits = causal.lm_head(hidden[:, :-1][wanted])
-    return torch.nn.functional.cross_entropy(logits.float(), targets[wanted], reduction="sum"), wanted.sum()
+    hidden, head = hidden[:, :-1][wanted], causal.lm_head
+    if getattr(causal.config, "final_logit_softcapping", None):
+        raise UserError(f"{causal.config.model_type} caps its logits, which this trainer does not: choose another model.")
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss = _head_loss()(hidden, head.weight, getattr(head, "bias", None), targets[wanted])
+    return loss, wanted.sum()
 
 
 def dev_loss(model, examples: Sequence[dict[str, list[int]]], pad_id: int, here: Device, batch: int = 32) -> float:
@@ -288,7 +343,7 @@ def train(
     pad, style = tokenizer.pad_token_id, profile.model.prompt_style
     dev_answers = [prompts.encode_answer_only(tokenizer, style, r) for r in dev["questions"]]
     dev_pairs = [prompts.encode_example(tokenizer, style, "translate", r) for r in dev["pairs"]]
-    examples = encode(tokenizer, profile, order.items)
+    examples = sort_steps(encode(tokenizer, profile, order.items), order.batch)
     model = models.add_adapter(models.load_base(profile, here, say), profile)
 
     def evaluate() -> dict[str, float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import inference, progress, prompts
-from .display import PARTS, _escape, _japanese, _PLAIN, _table, _text
+from .display import _PLAIN, PARTS, _escape, _japanese, _table, _text
 from .files import UserError, write_text
 from .profiles import Profile
 from .records import Record

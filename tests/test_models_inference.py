@@ -106,8 +106,24 @@ def test_a_row_ends_at_its_end_token_or_stop_text_and_a_cut_one_is_marked(tiny):
     assert not any(c.truncated for c in always(tokenizer.eos_token_id))
     word = tokenizer("a", add_special_tokens=False)["input_ids"][0]
     assert all(c == inference.Completion("aaaaa", 5, True) for c in always(word))
-    newline = tokenizer("\n", add_special_tokens=False)["input_ids"][0]
-    assert all(c.text == "" and c.tokens == 2 and not c.truncated for c in always(newline))
+
+
+@pytest.mark.parametrize(
+    ("instruction", "text", "kept"),
+    [
+        ("translate", " Good day.\nJapanese:", " Good day.\n"),
+        ("translate", "\n Good day.\n", "\n Good day.\n"),
+        ("translate", " Good day.", None),
+        ("answer", "Answer: 12\nQuestion", "Answer: 12\n"),
+        ("answer", "Reasoning: The answer is near.\nAnswer: 12", None),
+        ("answer", "Reasoning: a.\nAnswer: 12\nmore", "Reasoning: a.\nAnswer: 12\n"),
+        ("multistep", " Where?\nAnswer: Here\nJapanese", " Where?\nAnswer: Here\n"),
+        ("multistep", " Where?\n\nJapanese", " Where?\n\n"),
+        ("multistep", " Where?\nReasoning: Answer: no\n", None),
+    ],
+)
+def test_where_a_completion_ends(instruction, text, kept):
+    assert inference.ended(instruction, text) == (-1 if kept is None else len(kept))
 
 
 def test_s3_answers_from_its_own_translation(tiny, questions):

@@ -11,8 +11,8 @@ from helpers import files, models, profiles, prompts, training
 
 @pytest.fixture(scope="module")
 def setting(questions):
-    from tests.conftest import PAIRS
     from helpers.records import Record
+    from tests.conftest import PAIRS
 
     profile = profiles.choose("tiny").replace(replay_pairs=8, batch_size=4, evaluations=2)
     pairs = [Record(f"p{i}", "translate", ja, en) for i, (ja, en) in enumerate(PAIRS * 2)]
@@ -52,9 +52,11 @@ def test_collate_masks_padding_by_position():
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-phi", "tiny-phi3"])
-def test_labelled_loss_equals_the_library_s(name, pairs):
+@pytest.mark.parametrize("held", [7, 4096])
+def test_labelled_loss_equals_the_library_s(name, held, pairs, monkeypatch):
     import torch
 
+    monkeypatch.setattr(training, "SLICE", held)
     profile = profiles.choose(name)
     tokenizer = models.load_tokenizer(profile)
     model = models.add_adapter(models.load_base(profile), profile)
@@ -64,6 +66,13 @@ def test_labelled_loss_equals_the_library_s(name, pairs):
     reference = model(**inputs).loss
     assert count == sum(t != -100 for e in examples for t in e["labels"])
     assert torch.allclose(total / count, reference.float(), atol=1e-5)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    for weight in weights:
+        torch.nn.init.normal_(weight, std=0.05)
+    ours = torch.autograd.grad(training.labelled_loss(model, inputs)[0] / count, weights)
+    theirs = torch.autograd.grad(model(**inputs).loss, weights)
+    assert all(torch.allclose(a, b, atol=1e-6, rtol=1e-3) for a, b in zip(ours, theirs, strict=True))
+    assert max(g.abs().max() for g in ours) > 1e-4
 
 
 def test_too_long_a_record_is_named(setting, tiny):
