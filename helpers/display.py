@@ -75,7 +75,7 @@ def show_sides(frame_rows: Sequence[Mapping[str, Any]]) -> HTML:
     for key, found in groups.items():
         gold = next((_text(r.get("gold")) for r in found.values() if _text(r.get("gold"))), "")
         rows.append([_japanese(key[-1]), _escape(gold), *(side(found.get(s)) for s in systems)])
-    return HTML(_table(["質問 / Question", "正解 / Gold answer", *map(_escape, systems)], rows))
+    return HTML(_table(["質問 / Question", "正答 / Gold answer", *map(_escape, systems)], rows))
 
 
 def masked_example(pieces: Sequence[tuple[str, bool]]) -> HTML:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -50,15 +51,20 @@ def predict(
             sha256(adapter / "adapter_model.safetensors") if adapter else "",
         ]
         marker = run.path("predictions", f"{system}.json")
-        if pipeline.is_fresh(marker, made):
+        files = (run.path("predictions", f"{system}{kind}.jsonl") for kind in ("", ".translation"))
+        if pipeline.is_fresh(marker, made, *files):
             say(f"Predictions of {system}: found in the run folder.")
             continue
         say(f"Predictions of {system}: {len(data.pairs['test'])} sentences, {len(data.questions['test'])} questions in five stages …")
         tokenizer = tokenizer or models.load_tokenizer(run.profile, say)
         model = models.load_for_inference(run.profile, adapter, say)
+        # The old marker first: an interruption must not leave it beside new predictions.
+        marker.unlink(missing_ok=True)
         _predict_one(run, data, system, model, tokenizer, progress)
         write_json(marker, {"made_from": made})
         del model
+        # Models hold reference cycles; two of them at once may not fit on a GPU.
+        gc.collect()
 
 
 def _predict_one(run: Run, data: pipeline.Data, system: str, model, tokenizer, progress) -> None:

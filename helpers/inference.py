@@ -19,7 +19,7 @@ STAGES = {
     "S5": "answer directly from Japanese",
 }
 # Tokens between two looks at which rows have finished.
-SLICE = 16
+LOOK_EVERY = 16
 # What each stage asks for: (instruction, budget of the recipe).
 _CALLS = {
     "S1": ("translate", "translation_budget"),
@@ -116,7 +116,7 @@ def generate(
 def _batch(model, tokenizer, head, shared, rows, budget, finished, ends) -> list[list[int]]:
     """New token ids of each row. Left-padded between the shared prefix and the row, so that all rows end together.
 
-    Every `SLICE` tokens the rows that have finished leave the batch, so that one long answer does not hold up the others.
+    Every `LOOK_EVERY` tokens the rows that have finished leave the batch, so that one long answer does not hold up the others.
     """
     import torch
 
@@ -131,7 +131,7 @@ def _batch(model, tokenizer, head, shared, rows, budget, finished, ends) -> list
     new: list[list[int]] = [[] for _ in rows]
     alive, spent = list(range(len(rows))), 0
     while alive and spent < budget:
-        room = min(SLICE, budget - spent)
+        room = min(LOOK_EVERY, budget - spent)
         out = model.generate(
             input_ids=ids,
             attention_mask=mask,

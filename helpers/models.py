@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import corpora
-from .files import UserError, cache_folder, whole_folder
+from .files import UserError, cache_folder, sha256, whole_folder
 from .profiles import Profile
 from .runtime import Device, device
 
@@ -19,8 +19,9 @@ def local_folder(profile: Profile, say: Callable[[str], None] = print) -> str:
     model = profile.model
     if model.source == "hub":
         return model.identifier
-    folder = cache_folder() / f"{profile.name}-safetensors"
-    if not (folder / "config.json").exists():
+    made_from = corpora.GEMMA.sha256 if model.source == "package" else sha256(corpora.QUESTIONS)
+    folder = cache_folder() / f"{profile.name}-{made_from[:8]}-safetensors"
+    if not ((folder / "config.json").exists() and (folder / "model.safetensors").exists()):
         convert = _convert_gguf if model.source == "package" else _make_tiny
         with whole_folder(folder) as temporary:
             convert(profile, temporary, say)
@@ -108,7 +109,7 @@ def load_base(profile: Profile, here: Device | None = None, say: Callable[[str],
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    here = here or device()
+    here = here or device(profile.model.fp16_safe)
     quantisation = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -158,14 +159,19 @@ def dense(model):
     return model.dequantize()
 
 
-def load_for_inference(profile: Profile, adapter: str | Path | None = None, say: Callable[[str], None] = print):
+def load_for_inference(
+    profile: Profile, adapter: str | Path | None = None, say: Callable[[str], None] = print, merge: bool = True
+):
     """The model for generation: NF4 weights de-quantised once, the adapter merged into them, in eval mode.
 
-    Base and tuned arms hence share the same rounded weights. Raises `UserError` when the adapter folder is not whole.
+    Base and tuned arms hence share the same rounded weights. Without `merge` the weights stay in NF4 and the adapter beside them: less memory,
+    slower on a CPU. Raises `UserError` when the adapter folder is not whole.
     """
     from peft import PeftModel
 
-    model = dense(load_base(profile, say=say))
+    model = load_base(profile, say=say)
+    if merge:
+        model = dense(model)
     if adapter is not None:
         folder = Path(adapter)
         for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -174,6 +180,13 @@ def load_for_inference(profile: Profile, adapter: str | Path | None = None, say:
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path", "")
         if Path(base).name != Path(local_folder(profile, say)).name:
             raise UserError(f"{folder}: made for {base!r}, not for {profile.name}. Choose the profile it was trained with.")
-        model = PeftModel.from_pretrained(model, str(folder), is_trainable=False).merge_and_unload()
+        model = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+        model = model.merge_and_unload() if merge else model
     model.config.use_cache = True
     return model.eval()
+
+
+def load_side_by_side(profile: Profile, adapter: str | Path, say: Callable[[str], None] = print) -> dict:
+    """`base` and `tuned` for the playground; on a GPU both in NF4, because two written out would not fit on a T4."""
+    merge = device().kind == "cpu"
+    return {name: load_for_inference(profile, a, say, merge) for name, a in (("base", None), ("tuned", adapter))}

@@ -36,9 +36,9 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def is_fresh(marker: Path, key: object) -> bool:
-    """Whether `marker` says that its stage was made from `key`."""
-    return marker.exists() and read_json(marker).get("made_from") == key
+def is_fresh(marker: Path, key: object, *files: Path) -> bool:
+    """Whether `marker` says that its stage was made from `key`, and what it made, `files`, is there."""
+    return marker.exists() and read_json(marker).get("made_from") == key and all(f.exists() for f in files)
 
 
 def _some(questions: Sequence[Record], count: int) -> list[Record]:
@@ -62,16 +62,19 @@ def curate(run: Run, say: Callable[[str], None] = print, user_file: str = "") ->
     wanted = {"train": recipe.train_pairs, "dev": recipe.dev_pairs, "test": recipe.test_pairs}
     limits = (recipe.questions, recipe.test_questions)
     key = fingerprint(wanted, limits, recipe.seed, _hashes(corpora.QUESTIONS, _own(run), Path(curation.__file__)), corpora.TATOEBA)
-    if is_fresh(folder / "manifest.json", key):
+    if is_fresh(folder / "manifest.json", key, *(folder / f"{s}.jsonl" for s in SPLITS)):
         say(f"Curated data: found in {_short(folder)}.")
         return load(run)
     say("Curated data: none for these settings in the run folder, so it is made from the sources now.")
     authored = corpora.questions()
     questions = {s: _some([r for r in authored if r.split == s], limits[s == "test"]) for s in SPLITS}
-    held = [*questions["dev"], *questions["test"], *(r for r in own if r.split in ("dev", "test"))]
+    own_held = [r for r in own if r.split in ("dev", "test")]
+    held = [*questions["dev"], *questions["test"], *own_held]
     pairs, funnel = curation.curate_pairs(corpora.tatoeba(say), held, wanted, recipe.seed)
     guard = curation.Contamination([*held, *pairs["dev"], *pairs["test"]])
     kept = curation.Funnel()
+    if own_held:
+        questions["train"] = kept.apply("authored", questions["train"], curation.Contamination(own_held))
     own = kept.apply("own", own, lambda r: "" if r.split in ("dev", "test") else guard(r))
     for split in SPLITS:
         mine = [r.replace(split=split) for r in own if (r.split or "train") == split]
@@ -133,15 +136,15 @@ def augment(run: Run, data: Data, say: Callable[[str], None] = print) -> dict:
     The rationales come from the authored set and the user's own records, and pass the gates of `reasoning.gate`. Raises `UserError`.
     """
     recipe = run.recipe
-    marker = run.path("reasoning", "manifest.json")
+    marker, made = run.path("reasoning", "manifest.json"), run.path("reasoning", "accepted.json")
     key = fingerprint(data.manifest["made_from"], recipe.reasoning_fraction, recipe.seed, sha256(reasoning.__file__))
-    if is_fresh(marker, key):
+    if is_fresh(marker, key, made, run.path("data", "train_reasoned.jsonl")):
         say(f"Rationales: found in {_short(marker.parent)}.")
         return read_json(marker)
     say("Rationales: none for these settings in the run folder, so they are put on now.")
     library = [*corpora.questions(), *(records.read(_own(run)) if _own(run).exists() else [])]
     accepted, outcomes = reasoning.check(data.questions["train"], reasoning.authored(data.questions["train"], library))
-    write_json(run.path("reasoning", "accepted.json"), accepted)
+    write_json(made, accepted)
     mixed = reasoning.mix(data.questions["train"], accepted, recipe.reasoning_fraction, recipe.seed)
     path = records.write(run.path("data", "train_reasoned.jsonl"), mixed)
     manifest = {
@@ -195,14 +198,14 @@ def train_arm(
     code = _hashes(*(Path(module.__file__) for module in (models, prompts, training)))
     common = [run.profile.model, recipe, data.manifest["files"], code]
     key = fingerprint(*common, [r.reasoning for r in questions])
-    _claim(folder, key)
+    _claim(folder, key, say)
     if (folder / "done.json").exists() and (folder / "adapter").exists():
         say(f"Arm {arm}: found trained in {_short(folder)}.")
         return folder
     say(f"Arm {arm}: {order.steps} steps, of which {order.shared_steps} on sentence pairs are shared by all arms.")
     progress = view(order.steps)
     if order.shared_steps and training.last_checkpoint(folder) is None:
-        _claim(shared, fingerprint(*common))
+        _claim(shared, fingerprint(*common), say)
         saved = training.last_checkpoint(shared)
         if saved is None or int(saved.name.split("-")[1]) < order.shared_steps:
             training.train(run.profile, order, dev, shared, stop_after=order.shared_steps, progress=progress, say=say)
@@ -211,11 +214,14 @@ def train_arm(
     return folder
 
 
-def _claim(folder: Path, key: str) -> None:
+def _claim(folder: Path, key: str, say: Callable[[str], None]) -> None:
     """Begin a training folder; what was trained from other data or settings there is removed."""
     marker = folder / "made_from.json"
     if not is_fresh(marker, key):
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            say(f"{_short(folder)}: from other data, settings or code, so it is removed and trained anew.")
+            # Not ignore_errors: a checkpoint left behind would be gone on from under the new key.
+            shutil.rmtree(folder)
         write_json(marker, {"made_from": key})
 
 

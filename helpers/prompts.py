@@ -6,6 +6,7 @@ exactly the tokens it meets at inference.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ _FIELD = re.compile(r"^(English|Reasoning|Answer):[ \t]*", re.MULTILINE)
 class PromptStyle:
     """How a model family frames an instruction.
 
-    `before` and `after` surround the instruction, `joint` separates prompt and completion, `end` is the token that closes a
+    `before` and `after` surround the instruction, `end` is the token that closes a
     completion ("": the tokenizer's end-of-sequence token).
     """
 
@@ -133,7 +134,7 @@ def parse(stage: str, text: str) -> Parsed:
     whole = (_CUES[stage] + " " + text.strip()).strip() if _CUES[stage] else text.strip()
     marks = list(_FIELD.finditer(whole))
     parts: dict[str, str] = {}
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+    for mark, following in itertools.pairwise([*marks, None]):
         body = whole[mark.end() : following.start() if following else len(whole)].strip()
         parts.setdefault(mark.group(1), body)
     names = [m.group(1) for m in marks]

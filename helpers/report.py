@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
+import re
 from pathlib import Path
 
-from . import pipeline, plots, runtime
+from . import pipeline, plots
 from .evaluation import Results
-from .files import write_json, write_text
+from .files import read_json, write_json, write_text
 from .inference import STAGES
 from .runtime import Run
 
 _STYLE = """body{font:16px/1.55 system-ui,"Noto Sans JP","Hiragino Sans",sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{font-size:1.6rem;line-height:1.25}h2{font-size:1.15rem;margin-top:1.8rem}img{max-width:100%;height:auto}
 table{border-collapse:collapse;font-size:.86rem;margin:.8rem 0}td,th{border-bottom:1px solid #ddd;padding:.3rem .6rem;text-align:left;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}.v{background:#eef4fa;border-left:4px solid #0072b2;padding:.7rem 1rem}
+.v{background:#eef4fa;border-left:4px solid #0072b2;padding:.7rem 1rem}
 @media print{body{margin:0;max-width:none}h2{break-after:avoid}img,table{break-inside:avoid}}"""
 
 
@@ -87,7 +88,7 @@ def write(run: Run, results: Results, paths: dict[str, tuple[Path, Path]]) -> Pa
 
 
 def _blocks(run: Run, results: Results, numbers: dict[str, str]):
-    recipe, here = run.recipe, runtime.describe()
+    recipe, here = run.recipe, read_json(pipeline.arm_folder(run, run.profile.arms[0]) / "done.json")
     yield "h1", "Does adding Reasoning to a third of a small data set make a small model answer better?"
     yield "verdict", " ".join(r["verdict"] for r in verdicts(results)) or "Only one arm was trained, so there is no verdict."
     yield (
@@ -164,19 +165,25 @@ def _blocks(run: Run, results: Results, numbers: dict[str, str]):
 
 
 def _markdown(block: tuple, paths: dict) -> str:
-    kind = block[0]
+    kind, text = block[0], html.escape(str(block[1]), quote=False)
     if kind == "h1":
-        return f"# {block[1]}"
+        return f"# {text}"
     if kind == "h2":
-        return f"## {block[1]}"
+        return f"## {text}"
     if kind == "verdict":
-        return f"> **{block[1]}**"
+        return f"> **{text}**"
     if kind == "figure":
         return f"![{block[2]}](figures/{paths[block[1]][0].name})" if block[1] in paths else ""
     if kind == "table":
         rows = [block[1], ["---"] * len(block[1]), *block[2]]
-        return "\n".join("| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in row) + " |" for row in rows)
-    return block[1]
+        return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in rows)
+    return text
+
+
+def _cell(value: object) -> str:
+    """Text for a cell of a Markdown table; Markdown passes HTML through, so it is escaped here too."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"([\\|`*_])", r"\\\1", text)
 
 
 def _html(block: tuple, paths: dict) -> str:

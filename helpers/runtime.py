@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -47,14 +48,16 @@ def setup(upgrade_nothing: tuple[str, ...] = UNTOUCHED) -> None:
                 continue
         # Local version labels (+cu128) name no release on an index; the installed one satisfies the public version.
         pins = [re.sub(r"\+.*", "", p) if not p.startswith("torch") else p for p in pins]
-        with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as f:
-            f.write("\n".join(pins) + "\n")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "-r", str(ROOT / "requirements.txt"), "-c", f.name]
-        print("Installing what the runtime lacks (about a minute the first time) …", flush=True)
-        result = subprocess.run(command, capture_output=True, text=True)
+        with tempfile.TemporaryDirectory() as folder:
+            pinned = Path(folder) / "pinned.txt"
+            pinned.write_text("\n".join(pins) + "\n", encoding="utf-8")
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "-r", str(ROOT / "requirements.txt"), "-c", str(pinned)]
+            print("Installing what the runtime lacks (about a minute the first time) …", flush=True)
+            result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
-            tail = "\n".join(result.stderr.strip().splitlines()[-6:])
-            raise UserError(f"pip could not install requirements.txt:\n{tail}\nCheck the network and run this cell again.")
+            words = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or ["ERROR: no reason given"]
+            raise UserError(f"pip could not install requirements.txt ({words[-1][7:300]}). Check the network and run this cell again.")
+        importlib.invalidate_caches()
     missing = [n for n in ("torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "sacrebleu") if not _has(n)]
     if missing:
         raise UserError(f"Not installed: {', '.join(missing)}. Run `python -m helpers run`, or pip install -r requirements.txt.")
@@ -89,16 +92,18 @@ class Device:
     kind: str
     name: str
     capability: tuple[int, int] = (0, 0)
+    fp16_safe: bool = True
 
     @property
     def dtype_name(self) -> str:
         """`bfloat16`, `float16` or `float32`: what matrices are multiplied in.
 
         By compute capability, because `torch.cuda.is_bf16_supported()` says True on a T4, which emulates it. A CPU
-        without bf16 instructions is several times slower in bf16 than in fp32.
+        without bf16 instructions is several times slower in bf16 than in fp32. A model that is not `fp16_safe` is computed in
+        fp32 where there is no bf16.
         """
         if self.kind == "cuda":
-            return "bfloat16" if self.capability >= (8, 0) else "float16"
+            return "bfloat16" if self.capability >= (8, 0) else "float16" if self.fp16_safe else "float32"
         return "bfloat16" if _cpu_has_bf16() else "float32"
 
     @cached_property
@@ -117,12 +122,12 @@ def _cpu_has_bf16() -> bool:
     return bool(re.search(r"\b(avx512_bf16|amx_bf16)\b", flags))
 
 
-def device() -> Device:
-    """The device that this process would compute on."""
+def device(fp16_safe: bool = True) -> Device:
+    """The device that this process would compute on, for a model that is `fp16_safe` or not."""
     import torch
 
     if torch.cuda.is_available():
-        return Device("cuda", torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0))
+        return Device("cuda", torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0), fp16_safe)
     return Device("cpu", platform.processor() or platform.machine())
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import math
 import random
 import shutil
 import time
@@ -20,7 +22,7 @@ from .runtime import Device, device, peak_memory_gb
 # Windows of this many batches are sorted by length: little padding, and still a mixed order.
 WINDOW = 8
 # Labelled positions whose logits are held at once.
-SLICE = 128
+LOGIT_ROWS = 128
 LOG_FIELDS = (
     "step", "phase", "loss", "learning_rate", "grad_norm", "tokens_seen", "target_tokens_seen", "tokens_per_second",
     "peak_memory_gb", "dev_answer_loss", "dev_translation_loss",
@@ -127,7 +129,7 @@ def _head_loss():
     class HeadLoss(torch.autograd.Function):
         """Summed cross-entropy of a frozen output head, computed in slices together with its gradient.
 
-        The logits of one slice at a time are held (`SLICE` × vocabulary), in a buffer that is used again; whole, they would be the
+        The logits of one slice at a time are held (`LOGIT_ROWS` × vocabulary), in a buffer that is used again; whole, they would be the
         memory peak of a small model and, on the CPU, would be paged in anew at every step.
         """
 
@@ -135,10 +137,10 @@ def _head_loss():
         def forward(ctx, hidden, weight, bias, targets):
             grad = torch.empty_like(hidden, dtype=torch.float32) if hidden.requires_grad else None
             total = torch.zeros((), device=hidden.device)
-            buffer = torch.empty(min(SLICE, len(hidden)), weight.shape[0], dtype=weight.dtype, device=hidden.device)
-            for start in range(0, len(hidden), SLICE):
-                rows = hidden[start : start + SLICE].to(weight.dtype)
-                wanted = targets[start : start + SLICE, None]
+            buffer = torch.empty(min(LOGIT_ROWS, len(hidden)), weight.shape[0], dtype=weight.dtype, device=hidden.device)
+            for start in range(0, len(hidden), LOGIT_ROWS):
+                rows = hidden[start : start + LOGIT_ROWS].to(weight.dtype)
+                wanted = targets[start : start + LOGIT_ROWS, None]
                 logits = torch.mm(rows, weight.T, out=buffer[: len(rows)])
                 if bias is not None:
                     logits += bias
@@ -149,7 +151,7 @@ def _head_loss():
                 total += (sums.log() + top - chosen).sum()
                 if grad is not None:
                     shares.div_(sums).scatter_add_(1, wanted, torch.full_like(chosen, -1))
-                    grad[start : start + SLICE] = torch.mm(shares.to(weight.dtype), weight)
+                    grad[start : start + LOGIT_ROWS] = torch.mm(shares.to(weight.dtype), weight)
             ctx.grad, ctx.dtype = grad, hidden.dtype
             return total
 
@@ -216,8 +218,13 @@ def _trainer_class():
         def _get_train_sampler(self, *args, **kwargs):
             return SequentialSampler(self.train_dataset)
 
+        def create_model_card(self, *args, **kwargs):
+            """None: the run folder's report describes the arm, and TRL's card would name this machine's folders."""
+
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            total, labelled = labelled_loss(self.accelerator.unwrap_model(model), inputs)
+            # The trainer's own autocast wraps the outermost forward, which is not called here.
+            with self.accelerator.autocast():
+                total, labelled = labelled_loss(self.accelerator.unwrap_model(model), inputs)
             self.tokens_seen = getattr(self, "tokens_seen", 0) + int(inputs["attention_mask"].sum())
             self.target_tokens_seen = getattr(self, "target_tokens_seen", 0) + int(labelled)
             if num_items_in_batch is None:
@@ -240,7 +247,7 @@ def _recorder(log: Path, shared_steps: int, evaluate: Callable[[], dict[str, flo
         stop_at = 0
 
         def on_train_begin(self, args, state, control, **kwargs):
-            kept = [row for row in read_log(log) if row["step"] <= state.global_step]
+            kept = [row for row in read_log(log, partial=True) if row["step"] <= state.global_step]
             with whole_file(log) as f:
                 f.writelines(json.dumps(row) + "\n" for row in kept)
             if kept:
@@ -267,6 +274,11 @@ def _recorder(log: Path, shared_steps: int, evaluate: Callable[[], dict[str, flo
         def on_log(self, args, state, control, logs=None, **kwargs):
             if not logs or "loss" not in logs:
                 return
+            if not math.isfinite(logs["loss"]):
+                raise UserError(
+                    f"{log.parent}: the loss at step {state.global_step} is not finite. Lower learning_rate, or train in bf16 or fp32; "
+                    "checkpoints up to here are kept."
+                )
             seconds = time.perf_counter() - self.clock
             row = {
                 "step": state.global_step,
@@ -283,16 +295,23 @@ def _recorder(log: Path, shared_steps: int, evaluate: Callable[[], dict[str, flo
             self._write(row)
             self.clock, self.tokens = time.perf_counter(), self.trainer.tokens_seen
 
+        def on_save(self, args, state, control, **kwargs):
+            self.clock = time.perf_counter()
+
     return Recorder()
 
 
-def read_log(path: str | Path) -> list[dict]:
-    """Rows of a training log, one a step. Raises `UserError` with the line for a malformed one; none for no file."""
+def read_log(path: str | Path, partial: bool = False) -> list[dict]:
+    """Rows of a training log, one a step; none for no file. With `partial`, a last line that was cut off is left out.
+
+    Raises `UserError` with the line for a malformed one.
+    """
     path = Path(path)
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    text = path.read_text(encoding="utf-8")
+    for number, line in enumerate((text[: text.rfind("\n") + 1] if partial else text).splitlines(), 1):
         try:
             row = json.loads(line)
             row["step"], row["tokens_seen"] = int(row["step"]), int(row["tokens_seen"])
@@ -313,10 +332,11 @@ def begin_from(shared: Path, folder: Path) -> None:
     source = last_checkpoint(shared)
     if source is None or last_checkpoint(folder) is not None:
         return
-    with whole_folder(folder / source.name) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
+    # The log first: a checkpoint without one would count its tokens from zero.
     with whole_file(folder / "log.jsonl") as f:
         f.write((shared / "log.jsonl").read_text(encoding="utf-8"))
+    with whole_folder(folder / source.name) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
 
 
 def train(
@@ -335,10 +355,16 @@ def train(
     adapter. `progress` gets each row of the log. Raises `UserError` when the loss is not finite.
     """
     import datasets
+    import torch
+    from transformers import PrinterCallback
     from trl import SFTConfig
 
+    # Trainer, callbacks and closures of an earlier arm hold each other; their memory is needed now.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     folder = Path(folder)
-    recipe, here = profile.recipe, device()
+    recipe, here = profile.recipe, device(profile.model.fp16_safe)
     tokenizer = models.load_tokenizer(profile, say)
     pad, style = tokenizer.pad_token_id, profile.model.prompt_style
     dev_answers = [prompts.encode_answer_only(tokenizer, style, r) for r in dev["questions"]]
@@ -373,6 +399,7 @@ def train(
         save_strategy="no",
         save_total_limit=2,
         report_to="none",
+        logging_nan_inf_filter=False,
         seed=recipe.seed,
         data_seed=recipe.seed,
         max_length=None,
@@ -381,6 +408,8 @@ def train(
         dataloader_pin_memory=here.kind == "cuda",
         disable_tqdm=True,
     )
+    # Data parallelism inside one process would double the micro-batch: one GPU a process.
+    arguments._n_gpu = min(1, arguments.n_gpu)
     trainer = _trainer_class()(
         model=model,
         args=arguments,
@@ -390,18 +419,25 @@ def train(
         callbacks=[recorder],
     )
     recorder.trainer = trainer
-    from transformers import PrinterCallback
-
     trainer.remove_callback(PrinterCallback)
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
         say(f"Going on from step {checkpoint.name.split('-')[1]} of {order.steps}.")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    losses = [row["loss"] for row in read_log(folder / "log.jsonl") if "loss" in row]
-    if not all(abs(x) < float("inf") for x in losses):
-        raise UserError(f"{folder}: the loss is not finite. Lower learning_rate, or train in bf16 or fp32.")
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (OSError, RuntimeError) as error:
+        # torch.save reports a full disk as a RuntimeError of its own.
+        if not isinstance(error, UserError) and shutil.disk_usage(folder).free < 64e6:
+            raise UserError(f"{folder}: the disk is full. Free some space and run again: it goes on from the last checkpoint.") from error
+        raise
     if not stop_after:
+        if profile.model.source != "hub":
+            # An absolute folder of this machine would say nothing to whoever gets the adapter.
+            adapter = trainer.model.peft_config["default"]
+            adapter.base_model_name_or_path = Path(adapter.base_model_name_or_path or "").name
         with whole_folder(folder / "adapter") as temporary:
             trainer.model.save_pretrained(temporary)
-        write_json(folder / "done.json", {"steps": order.steps, "tokens_seen": trainer.tokens_seen, "peak_memory_gb": peak_memory_gb()})
+        facts = {"steps": order.steps, "tokens_seen": trainer.tokens_seen, "peak_memory_gb": peak_memory_gb()}
+        write_json(folder / "done.json", facts | {"device": here.name if here.kind == "cuda" else "CPU", "precision": here.dtype_name})
+    recorder.trainer = None
     return folder

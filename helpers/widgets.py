@@ -33,9 +33,9 @@ EXAMPLES = (
 )
 MODES = {
     "translate": "翻訳 / translate",
-    "multistep": "一度に / multistep in one call",
-    "two-calls": "二段階 / multistep in two calls",
-    "direct": "直接 / answer directly",
+    "multistep": "一回で / multistep in one call",
+    "two-calls": "二回に分けて / multistep in two calls",
+    "direct": "直接回答 / answer directly",
 }
 _RUN, _RUNNING = "実行 / Run", "計算中 / running"
 def _one_line(error: BaseException) -> str:

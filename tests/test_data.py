@@ -165,7 +165,7 @@ def test_the_words_of_the_card_agree_with_the_file(questions):
     test = sum(r.split == "test" for r in questions)
     text = " ".join(CARD.split())
     for claim in (
-        f"質問 {len(questions)} 問",
+        f"問題 {len(questions)} 問",
         f"{len(questions)} records in UTF-8 JSONL",
         f"{words[0]} to {words[-1]} words, median {median(words):g}",
         f"in {sum(bool(r.check) for r in questions)} records (all of arithmetic and dates)",

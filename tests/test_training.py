@@ -14,7 +14,7 @@ def setting(questions):
     from helpers.records import Record
     from tests.conftest import PAIRS
 
-    profile = profiles.choose("tiny").replace(replay_pairs=8, batch_size=4, evaluations=2)
+    profile = profiles.choose("tiny").replace(replay_pairs=8, batch_size=4, accumulation=1, evaluations=2)
     pairs = [Record(f"p{i}", "translate", ja, en) for i, (ja, en) in enumerate(PAIRS * 2)]
     train = [q.replace(reasoning="") for q in questions if q.split == "train"][:6]
     dev = {"pairs": pairs[:2], "questions": [q for q in questions if q.split == "dev"][:3]}
@@ -56,7 +56,7 @@ def test_collate_masks_padding_by_position():
 def test_labelled_loss_equals_the_library_s(name, held, pairs, monkeypatch):
     import torch
 
-    monkeypatch.setattr(training, "SLICE", held)
+    monkeypatch.setattr(training, "LOGIT_ROWS", held)
     profile = profiles.choose(name)
     tokenizer = models.load_tokenizer(profile)
     model = models.add_adapter(models.load_base(profile), profile)
