@@ -8,7 +8,7 @@ import html
 import re
 from pathlib import Path
 
-from . import pipeline, plots
+from . import figure_style, pipeline, plots
 from .evaluation import Results
 from .files import read_json, write_json, write_text
 from .inference import STAGES
@@ -66,7 +66,7 @@ def figures(run: Run, results: Results) -> dict[str, tuple[Path, Path]]:
     against_plain = [r for r in results.paired if r["b"] == "plain"]
     if against_plain:
         drawn["forest"] = plots.forest(pd.DataFrame(against_plain))
-    return {name: plots.save(figure, run.path("report", "figures"), name) for name, figure in drawn.items()}
+    return {name: figure_style.save(figure, run.path("report", "figures"), name) for name, figure in drawn.items()}
 
 
 def write(run: Run, results: Results, paths: dict[str, tuple[Path, Path]]) -> Path:

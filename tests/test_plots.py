@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import plots
+from helpers import figure_style, plots
 from helpers.files import UserError
 
 ARMS = ("base", "plain", "reasoned-33", "私の腕")
@@ -41,7 +41,7 @@ def _differences():
 
 
 def _inputs():
-    steps = [(a, s, n) for a in ARMS for s, n in zip(plots.STEP_COLOURS, (40, 10, 20, 130), strict=True)]
+    steps = [(a, s, n) for a in ARMS for s, n in zip(figure_style.STEP_COLOURS, (40, 10, 20, 130), strict=True)]
     kinds = [(k, t) for k in ("プロンプト", "plain", "with Reasoning") for t in range(5, 60, 2)]
     return {
         "funnel": [("文対", 203308), ("exact duplicates", 178031), ("評価データと重なるもの", 8000)],
@@ -99,18 +99,18 @@ def _cut(figure):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_figure_renders_with_finding_and_alt_text(name):
     figure = getattr(plots, name)(_inputs()[name])
-    assert figure.get_size_inches()[0] == plots.WIDTH
+    assert figure.get_size_inches()[0] == figure_style.WIDTH
     assert len(figure.get_suptitle()) > 10
-    assert any(c.isdigit() for c in plots.alt_text(figure)) and len(plots.alt_text(figure)) > 40
+    assert any(c.isdigit() for c in figure_style.alt_text(figure)) and len(figure_style.alt_text(figure)) > 40
     assert _cut(figure) == []
-    assert "nan" not in (_texts(figure) + plots.alt_text(figure)).lower()
+    assert "nan" not in (_texts(figure) + figure_style.alt_text(figure)).lower()
 
 
 @pytest.mark.parametrize("name", ["funnel", "forest"])
 def test_title_and_alt_of_the_caller_win(name):
     figure = getattr(plots, name)(_inputs()[name], title=JAPANESE, alt="代替テキスト")
     assert figure.get_suptitle().replace("\n", "").replace("\xa0", " ").startswith("算数の文章題・日付")
-    assert plots.alt_text(figure) == "代替テキスト"
+    assert figure_style.alt_text(figure) == "代替テキスト"
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
@@ -130,7 +130,7 @@ def test_nan_in_every_number_and_empty_tables_work(name):
     for row, column in enumerate(numbers):
         frame.loc[row, column] = math.nan
     figure = getattr(plots, name)(frame)
-    assert "nan" not in (_texts(figure) + plots.alt_text(figure)).lower()
+    assert "nan" not in (_texts(figure) + figure_style.alt_text(figure)).lower()
     frame[numbers] = math.nan
     for nothing in (frame, []):
         assert "no data" in _texts(getattr(plots, name)(nothing))
@@ -159,13 +159,13 @@ def test_translation_highlights_the_highest_alone():
     ax = plots.translation(_inputs()["translation"]).axes[0]
     colours = [label.get_color() for label in ax.get_yticklabels()]
     assert ax.get_yticklabels()[0].get_text() == ARMS[-1]
-    assert colours[0] == plots.VERMILLION and set(colours[1:]) == {plots.INK}
+    assert colours[0] == figure_style.VERMILLION and set(colours[1:]) == {figure_style.INK}
 
 
 def test_forest_colours_say_on_which_side_of_zero():
     ax = plots.forest(_differences()).axes[0]
     colours = [c.lines[0].get_color() for c in ax.containers]
-    assert colours == [plots.BLUE, plots.GREY, plots.VERMILLION]
+    assert colours == [figure_style.BLUE, figure_style.GREY, figure_style.VERMILLION]
 
 
 def test_broken_steps_fill_the_bar_and_know_both_spellings():
@@ -196,7 +196,7 @@ def test_legend_is_drawn_once_for_all_panels():
 def test_japanese_glyphs_are_in_the_font_and_would_be_missed():
     from matplotlib.figure import Figure
 
-    with plots.style():
+    with figure_style.style():
         figure = Figure()
         figure.text(0, 0.5, JAPANESE)
         figure.draw_without_rendering()
@@ -213,9 +213,9 @@ def test_dollar_signs_are_text():
 def test_font_registers_once():
     from matplotlib import font_manager
 
-    plots.japanese_font()
+    figure_style.japanese_font()
     before = len(font_manager.fontManager.ttflist)
-    assert plots.japanese_font() == "IPAexGothic"
+    assert figure_style.japanese_font() == "IPAexGothic"
     assert len(font_manager.fontManager.ttflist) == before
     assert "matplotlib_fontja" not in sys.modules
 
@@ -227,7 +227,7 @@ sys.modules["matplotlib_fontja"] = None  # not importable
 from matplotlib import font_manager
 manager = font_manager.fontManager
 manager.ttflist = [font for font in manager.ttflist if font.name == "DejaVu Sans"]
-from helpers import plots
+from helpers import figure_style, plots
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     plots.funnel([("算数", 3), ("日付", 2)])
@@ -244,7 +244,7 @@ def test_style_ends_with_its_block_and_import_is_light():
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    with plots.style():
+    with figure_style.style():
         assert matplotlib.rcParams["font.size"] == 11
         assert matplotlib.rcParams["figure.figsize"] == [7.0, 3.6]
     plots.forest(_differences())
@@ -255,12 +255,12 @@ def test_style_ends_with_its_block_and_import_is_light():
 
 
 def test_arm_colours_are_stable_and_apart():
-    assert plots.arm_colour("base") == "#8A8A8A"
-    assert plots.arm_colour("plain") == "#0072B2"
-    assert plots.arm_colour("reasoned-33") == "#D55E00"
-    assert len(set(plots.ARM_COLOURS.values())) == len(plots.ARM_COLOURS)
+    assert figure_style.arm_colour("base") == "#8A8A8A"
+    assert figure_style.arm_colour("plain") == "#0072B2"
+    assert figure_style.arm_colour("reasoned-33") == "#D55E00"
+    assert len(set(figure_style.ARM_COLOURS.values())) == len(figure_style.ARM_COLOURS)
     # Known values: a salted hash would change them from one session to the next.
-    assert (plots.arm_colour("mine-a"), plots.arm_colour("私の腕")) == ("#009E73", "#000000")
+    assert (figure_style.arm_colour("mine-a"), figure_style.arm_colour("私の腕")) == ("#009E73", "#000000")
     mine = plots.stages(_points("stage", ("S2",), ("plain", "mine-a", "mine-b", "mine-c", "mine-d"))).axes[0]
     assert len({c.lines[0].get_color() for c in mine.containers}) == 5
 
@@ -268,7 +268,7 @@ def test_arm_colours_are_stable_and_apart():
 def test_colour_of_an_arm_is_the_same_in_every_figure():
     stages = plots.stages(_points("stage", ("S4",), ("reasoned-33",))).axes[0].containers[0].lines[0]
     curve = plots.loss_curves(_log(("reasoned-33",))).axes[0].lines[-1]
-    assert stages.get_color() == curve.get_color() == plots.ARM_COLOURS["reasoned-33"]
+    assert stages.get_color() == curve.get_color() == figure_style.ARM_COLOURS["reasoned-33"]
 
 
 def test_notebook_shows_it_once_with_alt_text():
@@ -279,15 +279,15 @@ def test_notebook_shows_it_once_with_alt_text():
     assert plt.get_fignums() == []  # else the inline backend would show it a second time
     data, metadata = DisplayFormatter().format(figure)
     assert data["image/png"].startswith("iVBOR")
-    assert metadata["image/png"] == {"alt": plots.alt_text(figure), "width": 700, "height": 272}
+    assert metadata["image/png"] == {"alt": figure_style.alt_text(figure), "width": 700, "height": 272}
 
 
 def test_save_writes_both_with_metadata_and_the_same_bytes_again(tmp_path):
     from PIL import Image
 
     figure = plots.forest(_differences())
-    plots.save(plots.loss_curves(_log()), tmp_path, "curves")
-    png, svg = plots.save(figure, tmp_path / "new", "forest", "差の 95 % 区間 <a&b>")
+    figure_style.save(plots.loss_curves(_log()), tmp_path, "curves")
+    png, svg = figure_style.save(figure, tmp_path / "new", "forest", "差の 95 % 区間 <a&b>")
     assert (png.name, svg.name) == ("forest.png", "forest.svg")
     with Image.open(png) as image:
         assert image.size[0] == 7 * 160
@@ -295,13 +295,13 @@ def test_save_writes_both_with_metadata_and_the_same_bytes_again(tmp_path):
     text = svg.read_text(encoding="utf-8")
     assert "差の 95 % 区間 &lt;a&amp;b&gt;" in text and text.rstrip().endswith("</svg>") and "<text" not in text
     first = png.read_bytes(), svg.read_bytes()
-    plots.save(plots.forest(_differences()), tmp_path / "new", "forest", "差の 95 % 区間 <a&b>")
+    figure_style.save(plots.forest(_differences()), tmp_path / "new", "forest", "差の 95 % 区間 <a&b>")
     assert (png.read_bytes(), svg.read_bytes()) == first
 
 
 def test_save_leaves_nothing_half_written(tmp_path):
     figure = plots.forest(_differences())
-    plots.save(figure, tmp_path, "forest")
+    figure_style.save(figure, tmp_path, "forest")
     kept = (tmp_path / "forest.png").read_bytes()
 
     class Broken(type(figure.axes[0].lines[0])):
@@ -311,9 +311,9 @@ def test_save_leaves_nothing_half_written(tmp_path):
 
     figure.axes[0].add_line(Broken([0], [0]))
     with pytest.raises(RuntimeError):
-        plots.save(figure, tmp_path, "forest")
+        figure_style.save(figure, tmp_path, "forest")
     with pytest.raises(RuntimeError):
-        plots.save(figure, tmp_path / "other", "forest")
+        figure_style.save(figure, tmp_path / "other", "forest")
     assert (tmp_path / "forest.png").read_bytes() == kept
     assert sorted(p.name for p in tmp_path.iterdir()) == ["forest.png", "forest.svg"]
 
@@ -321,10 +321,10 @@ def test_save_leaves_nothing_half_written(tmp_path):
 @pytest.mark.parametrize("name", ["", "a/b", "..", "../x", "a\\b"])
 def test_save_wants_a_plain_file_name(name, tmp_path):
     with pytest.raises(UserError, match="plain file name"):
-        plots.save(plots.forest(_differences()), tmp_path, name)
+        figure_style.save(plots.forest(_differences()), tmp_path, name)
 
 
 def test_save_explains_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        plots.save(plots.forest(_differences()), tmp_path / "file" / "x", "forest")
+        figure_style.save(plots.forest(_differences()), tmp_path / "file" / "x", "forest")
