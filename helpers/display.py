@@ -46,6 +46,24 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table {_PLAIN}><thead>{line('th', head)}</thead><tbody>{body}</tbody></table>"
 
 
+def table(frame: Any, precision: int = 1) -> HTML:
+    """A data frame as an escaped table without its index: text to the left, numbers to the right with `precision` digits.
+
+    pandas' own styled tables do not escape, and set Japanese text flush right.
+    """
+    from IPython.display import HTML
+
+    def cell(value: Any) -> str:
+        if type(value).__name__ in ("bool", "bool_") or not hasattr(value, "__float__"):
+            return _japanese(value)
+        whole = math.isfinite(value) and value == int(value)
+        shown = f"{value:,.{0 if whole else precision}f}" if _text(value) else "–"
+        return f'<div style="text-align:right">{shown}</div>'
+
+    rows = [[cell(v) for v in row] for row in frame.itertuples(index=False)]
+    return HTML(_table([_escape(c) for c in frame.columns], rows))
+
+
 def show_sides(frame_rows: Sequence[Mapping[str, Any]]) -> HTML:
     """A static table for readers without widgets: a row a question, a column a system.
 

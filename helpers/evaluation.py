@@ -69,25 +69,29 @@ def predict(
 
 def _predict_one(run: Run, data: pipeline.Data, system: str, model, tokenizer, progress) -> None:
     pairs, questions = data.pairs["test"], data.questions["test"]
-    kinds = ("zero-shot", "few-shot") if system == "base" else ("",)
-    total, done = len(kinds) * len(pairs) + 5 * len(questions), 0
+    total, done = (2 if system == "base" else 1) * len(pairs) + 5 * len(questions), 0
 
     def step(count: int) -> None:
         nonlocal done
         done += count
         progress(system, done, total)
 
-    rows = []
-    for kind in kinds:
-        examples = shots(run, data.pairs["train"]) if kind == "few-shot" else []
-        found = inference.translate(model, tokenizer, run.profile, [r.ja for r in pairs], shots=examples, progress=step)
-        for record, completion in zip(pairs, found, strict=True):
-            english = prompts.parse("translate", completion.text).english
-            rows.append({"system": f"{system} {kind}".strip(), "id": record.id, "english": english,
-                         "truncated": completion.truncated, "tokens": completion.tokens})  # fmt: skip
+    japanese, model_of = [r.ja for r in pairs], (model, tokenizer, run.profile)
+    if system == "base":
+        examples = shots(run, data.pairs["train"])
+        translated = {"base zero-shot": inference.translate(*model_of, japanese, progress=step),
+                      "base few-shot": inference.translate(*model_of, japanese, shots=examples, progress=step)}  # fmt: skip
+        found, _ = inference.all_stages(*model_of, questions, shots=shots(run, data.questions["train"]), progress=step)
+    else:
+        found, same = inference.all_stages(*model_of, questions, sentences=japanese, progress=step)
+        translated = {system: same}
+    rows = [
+        {"system": name, "id": record.id, "english": prompts.parse("translate", completion.text).english,
+         "truncated": completion.truncated, "tokens": completion.tokens}
+        for name, completions in translated.items()
+        for record, completion in zip(pairs, completions, strict=True)
+    ]  # fmt: skip
     _write(run.path("predictions", f"{system}.translation.jsonl"), rows)
-    examples = shots(run, data.questions["train"]) if system == "base" else []
-    found = inference.all_stages(model, tokenizer, run.profile, questions, shots=examples, progress=step)
     _write(run.path("predictions", f"{system}.jsonl"), (p.to_dict() for p in found))
 
 
@@ -200,7 +204,7 @@ def _paired(run: Run, right: dict[tuple[str, str], list[bool]]) -> list[dict]:
             verdict = scoring.verdict(m, p_value=adjusted[s], names=(a, b))
             rows.append({"label": f"{a} − {b}, {s}", "stage": s, "a": a, "b": b, "value": m.difference, "low": m.low, "high": m.high,
                          "n": m.n, "only_a": m.only_a, "only_b": m.only_b, "p": m.p_value, "p_holm": adjusted[s],
-                         "outcome": verdict.outcome, "verdict": verdict.text, "mde": verdict.mde})  # fmt: skip
+                         "outcome": verdict.outcome, "verdict": f"{s}: {verdict.text}", "mde": verdict.mde})  # fmt: skip
     return rows
 
 

@@ -19,7 +19,7 @@ STAGES = {
     "S5": "answer directly from Japanese",
 }
 # Tokens between two looks at which rows have finished.
-LOOK_EVERY = 16
+LOOK_EVERY = 4
 # What each stage asks for: (instruction, budget of the recipe).
 _CALLS = {
     "S1": ("translate", "translation_budget"),
@@ -206,18 +206,24 @@ def stage(
 
     Raises `ValueError` for S3 without `english`.
     """
-    instruction, budget = _CALLS[name]
     if name == "S3" and (english is None or len(english) != len(records)):
         raise ValueError("S3 needs the model's own translation of every record.")
-    if instruction == "answer":
-        sources = english if name == "S3" else [r.en for r in records]
-        inputs = [{"en": e} for e in sources]  # type: ignore[union-attr]
-    else:
-        inputs = [{"ja": r.ja} for r in records]
+    instruction, budget = _CALLS[name]
+    inputs = _inputs(name, records, english)
     done = _call(model, tokenizer, profile, instruction, budget, inputs, shots, progress)
+    return _predictions(name, records, inputs, done)
+
+
+def _inputs(name: str, records: Sequence[Record], english: Sequence[str] | None = None) -> list[dict[str, str]]:
+    if _CALLS[name][0] == "answer":
+        return [{"en": e} for e in (english if name == "S3" and english is not None else [r.en for r in records])]
+    return [{"ja": r.ja} for r in records]
+
+
+def _predictions(name: str, records: Sequence[Record], inputs, done: Sequence[Completion]) -> list[Prediction]:
     found = []
     for record, given, completion in zip(records, inputs, done, strict=True):
-        parts = prompts.parse(instruction, completion.text)
+        parts = prompts.parse(_CALLS[name][0], completion.text)
         found.append(
             Prediction(
                 record.id,
@@ -236,13 +242,33 @@ def stage(
 
 
 def all_stages(
-    model, tokenizer, profile: Profile, records: Sequence[Record], *, shots: Sequence[Record] = (), progress=lambda n: None
-) -> list[Prediction]:
-    """S1 to S5 for every record, in order of stage. The few-shot examples stand before every stage."""
-    options = {"shots": shots, "progress": progress}
-    first = stage(model, tokenizer, profile, "S1", records, **options)
-    found = [*first, *stage(model, tokenizer, profile, "S2", records, **options)]
-    found += stage(model, tokenizer, profile, "S3", records, english=[p.english for p in first], **options)
+    model,
+    tokenizer,
+    profile: Profile,
+    records: Sequence[Record],
+    *,
+    sentences: Sequence[str] = (),
+    shots: Sequence[Record] = (),
+    progress: Callable[[int], None] = lambda n: None,
+) -> tuple[list[Prediction], list[Completion]]:
+    """S1 to S5 for every record, in order of stage, and the translations of `sentences`.
+
+    Stages that ask for the same thing run together in larger batches: S1 with the sentences, S2 with S3. The few-shot examples stand
+    before every stage.
+    """
+
+    def call(stage: str, inputs: list[dict[str, str]]) -> list[Completion]:
+        return _call(model, tokenizer, profile, *_CALLS[stage], inputs, shots, progress)
+
+    n = len(records)
+    asked = _inputs("S1", records)
+    done = call("S1", [*asked, *({"ja": ja} for ja in sentences)])
+    translated = done[n:]
+    first = _predictions("S1", records, asked, done[:n])
+    gold, own = _inputs("S2", records), _inputs("S3", records, [p.english for p in first])
+    done = call("S2", [*gold, *own])
+    found = [*first, *_predictions("S2", records, gold, done[:n]), *_predictions("S3", records, own, done[n:])]
     for name in ("S4", "S5"):
-        found += stage(model, tokenizer, profile, name, records, **options)
-    return found
+        asked = _inputs(name, records)
+        found += _predictions(name, records, asked, call(name, asked))
+    return found, translated

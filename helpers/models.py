@@ -183,6 +183,8 @@ def load_for_inference(
         model = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
         model = model.merge_and_unload() if merge else model
     model.config.use_cache = True
+    # The last position of a batch is a strided view, for which the head's product on a CPU falls back to one small product a row.
+    model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
     return model.eval()
 
 

@@ -250,9 +250,31 @@ def _short(path: Path) -> str:
     return "/".join(path.parts[-3:])
 
 
-def export_log(run: Run) -> Path:
-    """All training logs as one CSV (`report/training_log.csv`), a row an arm and step."""
+def log_frame(run: Run):
+    """The training logs as one data frame, a row an arm and step. Raises `UserError` when no arm has been trained."""
     import pandas as pd
 
-    frame = pd.concat([pd.DataFrame(rows).assign(arm=arm) for arm, rows in training_logs(run).items()], ignore_index=True)
-    return write_text(run.path("report", "training_log.csv"), frame.to_csv(index=False))
+    logs = training_logs(run)
+    if not logs:
+        raise UserError(f"{run.path('arms')}: no arm has been trained. Run notebook 03 first.")
+    return pd.concat([pd.DataFrame(rows).assign(arm=arm) for arm, rows in logs.items()], ignore_index=True)
+
+
+def training_summary(run: Run):
+    """What training took and came to, a row an arm: a data frame. `training_loss` is the mean of the last 20 steps."""
+    log = log_frame(run)
+    arms, questions = log.groupby("arm", sort=False), log[log.phase == "questions"].groupby("arm", sort=False)
+    frame = arms[["dev_answer_loss", "dev_translation_loss"]].last()
+    frame.insert(0, "training_loss", questions.loss.agg(lambda s: s.tail(20).mean()))
+    frame.insert(0, "peak_memory_gb", arms.peak_memory_gb.max())
+    frame.insert(0, "tokens_per_second", arms.tokens_per_second.median())
+    frame.insert(0, "question_targets", questions.target_tokens_seen.agg(lambda s: s.max() - s.min()))
+    frame.insert(0, "target_tokens", arms.target_tokens_seen.max())
+    frame.insert(0, "tokens", arms.tokens_seen.max())
+    frame.insert(0, "steps", arms.step.max())
+    return frame.reset_index()
+
+
+def export_log(run: Run) -> Path:
+    """All training logs as one CSV (`report/training_log.csv`), a row an arm and step. Raises `UserError`."""
+    return write_text(run.path("report", "training_log.csv"), log_frame(run).to_csv(index=False))

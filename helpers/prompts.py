@@ -16,10 +16,10 @@ from .records import Record
 IGNORED = -100
 
 INSTRUCTIONS = {
-    "translate": "Translate the Japanese sentence into English.\nJapanese: {ja}",
-    "multistep": "Translate the Japanese question into English, then answer it in English.\nJapanese: {ja}",
+    "translate": "Translate into English.\nJapanese: {ja}",
+    "multistep": "Translate into English, then answer.\nJapanese: {ja}",
     "answer": "Answer the question.\nQuestion: {en}",
-    "direct": "Answer the Japanese question in English.\nJapanese: {ja}",
+    "direct": "Answer in English.\nJapanese: {ja}",
 }
 _CUES = {"translate": "English:", "multistep": "English:", "answer": "", "direct": ""}
 _FIELD = re.compile(r"^(English|Reasoning|Answer):[ \t]*", re.MULTILINE)

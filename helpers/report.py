@@ -54,10 +54,8 @@ def figures(run: Run, results: Results) -> dict[str, tuple[Path, Path]]:
     """Draw and save every figure of the report (PNG and SVG in `report/figures`), name → paths."""
     import pandas as pd
 
-    logs = pipeline.training_logs(run)
-    curves = pd.concat([pd.DataFrame(rows).assign(arm=arm) for arm, rows in logs.items()], ignore_index=True)
     drawn = {
-        "loss_curves": plots.loss_curves(curves),
+        "loss_curves": plots.loss_curves(pipeline.log_frame(run)),
         "translation": plots.translation(pd.DataFrame(results.translation)),
         "stages": plots.stages(pd.DataFrame(results.stages)),
         "categories": plots.by_category(pd.DataFrame(results.categories)),

@@ -81,7 +81,7 @@ def _arrange(items: list[tuple[str, Record]], batch: int, generator: random.Rand
 
 
 # Tokens of the fixed text of each stage, roughly; a Japanese character costs about 0.7 tokens, an English one 0.25.
-_FIXED = {"translate": 14, "multistep": 24, "answer": 12, "direct": 16}
+_FIXED = {"translate": 11, "multistep": 16, "answer": 12, "direct": 12}
 
 
 def _length(item: tuple[str, Record]) -> float:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(folder, *options):
-    environment = {**os.environ, "BONSAI_NO_VENV": "1", "BONSAI_RUNS": str(folder)}
+    environment = {**os.environ, "BONSAI_NO_VENV": "1", "BONSAI_RUNS": str(folder), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "helpers", "run", *options]
     done = subprocess.run(command, cwd=files.ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -86,7 +86,7 @@ def test_the_real_default_run_learns_within_its_limits(tmp_path):
     corpora.fetch(corpora.TATOEBA)
     models.local_folder(profiles.choose("gemma3-270m"))
     begun = time.monotonic()
-    printed = run(tmp_path, "--profile", "gemma3-270m", "--run", "real")
+    printed = run(tmp_path, "--run", "real")
     minutes = (time.monotonic() - begun) / 60
     print(printed[-2500:])
     folder = tmp_path / "real"

@@ -128,7 +128,14 @@ def test_where_a_completion_ends(instruction, text, kept):
 
 def test_s3_answers_from_its_own_translation(tiny, questions):
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
-    found = inference.all_stages(model, tokenizer, tiny, questions[:3], shots=[questions[5].replace(reasoning="")])
+    shots = [questions[5].replace(reasoning="")]
+    found, translated = inference.all_stages(
+        model, tokenizer, tiny, questions[:3], sentences=[questions[0].ja, questions[4].ja], shots=shots
+    )
+    assert translated[0].text == found[0].text and len(translated) == 2
+    for name in ("S1", "S2", "S4", "S5"):
+        alone = inference.stage(model, tokenizer, tiny, name, questions[:3], shots=shots)
+        assert alone == [p for p in found if p.stage == name], "stages that share a batch change no answer"
     assert [p.stage for p in found] == [s for s in inference.STAGES for _ in range(3)]
     by_stage = {s: [p for p in found if p.stage == s] for s in inference.STAGES}
     assert [p.prompt_english for p in by_stage["S3"]] == [p.english for p in by_stage["S1"]]

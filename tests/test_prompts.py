@@ -18,7 +18,7 @@ def family(request):
 
 def test_exact_texts_of_every_style():
     text = {s: prompts.prompt(s, "multistep", ja=RECORD.ja) for s in prompts.STYLES}
-    body = "Translate the Japanese question into English, then answer it in English.\nJapanese: 水は何度で凍りますか？"
+    body = "Translate into English, then answer.\nJapanese: 水は何度で凍りますか？"
     assert text["text"] == body + "\nEnglish:"
     assert text["phi-2"] == f"Instruct: {body}\nOutput:\nEnglish:"
     assert text["phi-3"] == f"<|user|>\n{body}<|end|>\n<|assistant|>\nEnglish:"

@@ -364,3 +364,12 @@ view({{"step": 3, "loss": 1.5}})
         assert "step 8/8" in output["data"]["text/plain"] and "\n" not in output["data"]["text/plain"]
     assert "<progress" in running["data"]["text/html"] and "step 3/8" in running["data"]["text/plain"]
     assert "widgets" not in notebook.metadata
+
+
+def test_table_escapes_and_sets_numbers_to_the_right():
+    import pandas as pd
+
+    frame = pd.DataFrame({"文 <b>": ["<script>x</script>", "山\n川"], "n": [1234, 5], "v": [0.1234, float("nan")], "ok": [True, False], "mde": [float("inf"), 1.5]})
+    shown = display.table(frame, precision=2).data
+    assert "<script" not in shown and "&lt;script&gt;" in shown and "&lt;b&gt;" in shown
+    assert ">1,234</div>" in shown and ">0.12</div>" in shown and ">–</div>" in shown and "True" in shown and ">inf<" in shown
