@@ -68,7 +68,7 @@ def figures(run: Run, results: Results) -> dict[str, tuple[Path, Path]]:
 
 
 def write(run: Run, results: Results, paths: dict[str, tuple[Path, Path]]) -> Path:
-    """Write `report/report.md`, `report.html`, `headline.json` and `results.json`; returns the folder."""
+    """Write `report/report.md`, `report.html`, `headline.json`, `results.json` and the training log; returns the folder."""
     folder = run.path("report")
     numbers = headline(run, results)
     blocks = list(_blocks(run, results, numbers))
@@ -80,6 +80,7 @@ def write(run: Run, results: Results, paths: dict[str, tuple[Path, Path]]) -> Pa
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{_STYLE}</style><body>\n{body}\n</body></html>\n",
     )
+    pipeline.export_log(run)
     write_json(folder / "results.json", dataclasses.asdict(results))
     write_json(folder / "headline.json", numbers)
     return folder
