@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PARTS = {"english": "英語 / English", "reasoning": "推論 / Reasoning", "answer": "答え / Answer"}
 # Without these classes a front end would set the text between two "$" as mathematics.
 _PLAIN = 'class="tex2jax_ignore mathjax_ignore"'
-_CELL = 'align="left" valign="top" style="text-align:left;vertical-align:top;overflow-wrap:anywhere"'
+_CELL = 'align="left" valign="top" style="text-align:left;vertical-align:top;overflow-wrap:break-word;min-width:3em"'
 
 
 def _text(value: Any) -> str:

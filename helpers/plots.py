@@ -194,7 +194,7 @@ def loss_curves(log: DataFrame, x: str = "tokens_seen", title: str | None = None
             ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=GREY)
             ax.set_yticks([])
         ax.grid(axis="y")
-    _ticks(axes[1], "target tokens seen" if x == "tokens_seen" else "optimizer step")
+    _ticks(axes[1], "tokens seen" if x == "tokens_seen" else "optimizer step")
     _legend(figure, [seen[arm] for arm in arms if arm in seen], [arm for arm in arms if arm in seen])
     measure = next((c for c in ("dev_answer_loss", "dev_translation_loss", "loss") if c in ends), None)
     finals = {arm: sum(b for _, b in pairs) / len(pairs) for arm, pairs in ends.get(measure, {}).items()}

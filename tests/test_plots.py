@@ -178,7 +178,7 @@ def test_broken_steps_fill_the_bar_and_know_both_spellings():
 def test_loss_curves_choose_their_x_and_keep_seeds_apart():
     log = _log(("plain",))
     figure = plots.loss_curves(log)
-    assert figure.axes[2].get_xlabel() == "target tokens seen"
+    assert figure.axes[2].get_xlabel() == "tokens seen"
     assert plots.loss_curves(log, "step").axes[2].get_xlabel() == "optimizer step"
     assert plots.loss_curves(log.drop(columns="tokens_seen")).axes[2].get_xlabel() == "optimizer step"
     with pytest.raises(UserError, match="tokens_seen"):
