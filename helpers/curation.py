@@ -3,81 +3,46 @@
 from __future__ import annotations
 
 import random
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .files import UserError
+from .filters import FILTERS, CountTokens, clean, normalise, odd_length, token_lengths, wrong_language
 from .records import Record
+from .similarity import Contamination, near_duplicates, ngrams
 
-_JAPANESE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
-_LATIN = re.compile(r"[A-Za-z]")
-_NOT_WORD = re.compile(r"[\W_]+")
-_ODD_WIDTH = re.compile(r"[\u3300-\u33ff\uff01-\uff9f\uffe0\uffe1\uffe5\uffe6]+")
-_FULL_WIDTH = str.maketrans("?!()~", "？！（）〜")
-
-
-def normalise(text: str) -> str:
-    """Key for comparison: NFKC, casefolded, without punctuation and spaces."""
-    return _NOT_WORD.sub("", unicodedata.normalize("NFKC", text).casefold())
-
-
-def clean(text: str) -> str:
-    """Text for training: NFKC for letters and digits of odd width, single spaces, Japanese punctuation kept full-width."""
-    # Not NFKC of the whole text: that would turn 10² into 102.
-    folded = unicodedata.normalize("NFC", _ODD_WIDTH.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text))
-    if _JAPANESE.search(folded):
-        folded = folded.translate(_FULL_WIDTH)
-    return " ".join(folded.split())
+__all__ = [
+    "Contamination", "Funnel", "clean", "curate_pairs", "deduplicate", "ngrams", "normalise", "odd_length", "split_by_entity", "tidy",
+    "wrong_language",
+]  # fmt: skip
 
 
 @dataclass
 class Funnel:
-    """What each filter kept: `steps` holds (label, records left), `dropped` (record id, reason) of every record refused.
+    """What each filter kept: `steps` holds (label, records left), `dropped` (record id, reason, label of the step) of each refused.
 
     The last step of `curate_pairs` is a draw: what is neither drawn nor refused is in neither list.
     """
 
     steps: list[tuple[str, int]] = field(default_factory=list)
-    dropped: list[tuple[str, str]] = field(default_factory=list)
+    dropped: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def apply(self, label: str, records: Sequence[Record], reason: Callable[[Record], str]) -> list[Record]:
+    def apply(self, label: str, records: Iterable[Record], reason: Callable[[Record], str]) -> list[Record]:
         """Keep the records for which `reason` returns ""; note the others with the reason it gives."""
+        records = list(records)
+        return self.take(label, records, map(reason, records))
+
+    def take(self, label: str, records: Iterable[Record], reasons: Iterable[str]) -> list[Record]:
+        """As `apply`, with the reason of each record given."""
         kept = []
-        for record in records:
-            why = reason(record)
+        for record, why in zip(records, reasons, strict=True):
             if why:
-                self.dropped.append((record.id, why))
+                self.dropped.append((record.id, why, label))
             else:
                 kept.append(record)
         self.steps.append((label, len(kept)))
         return kept
-
-
-def wrong_language(record: Record) -> str:
-    """Reason to drop a pair whose sides are not Japanese and English by script, else ""."""
-    if not _JAPANESE.search(record.ja):
-        return "ja has no Japanese script"
-    if _JAPANESE.search(record.en):
-        return "en has Japanese script"
-    if not _LATIN.search(record.en):
-        return "en has no Latin letter"
-    return ""
-
-
-def odd_length(record: Record) -> str:
-    """Reason to drop a pair that is too short, too long or of an unlikely length ratio, else "".
-
-    Bounds in characters: ja 4–80, en 8–200. A Tatoeba pair has a median of 2.1 English characters to a Japanese one.
-    """
-    ja, en = len(record.ja), len(record.en)
-    if not (4 <= ja <= 80 and 8 <= en <= 200):
-        return "length out of bounds"
-    if not 0.7 <= en / ja <= 6:
-        return "unlikely length ratio"
-    return ""
 
 
 def deduplicate(records: Sequence[Record], funnel: Funnel) -> list[Record]:
@@ -96,33 +61,23 @@ def deduplicate(records: Sequence[Record], funnel: Funnel) -> list[Record]:
     return funnel.apply("no side repeated", records, reason)
 
 
-def ngrams(text: str, n: int) -> set[str]:
-    """Character n-grams of the normalised text."""
-    key = normalise(text)
-    return {key[i : i + n] for i in range(max(1, len(key) - n + 1))} if key else set()
+def drop_near_duplicates(records: Sequence[Record], funnel: Funnel, threshold: float = 0.8, seed: int = 0) -> list[Record]:
+    """Keep the first of the records that nearly say the same on either side (`similarity.near_duplicates`)."""
+    found = near_duplicates(records, threshold, seed)
+    reasons = (f"nearly repeats {found[i].side}" if i in found else "" for i in range(len(records)))
+    return funnel.take("no near-duplicate", records, reasons)
 
 
-class Contamination:
-    """Finds records that share most of their character n-grams with protected ones, on either language side.
-
-    Character n-grams after NFKC, because Japanese has no spaces (DESIGN section 6). `ja_n` 8 and `en_n` 20 characters; a record is
-    a copy when at least `share` (default 0.6) of its n-grams are protected.
+def tidy(own: Iterable[Record], funnel: Funnel, threshold: float = 0.8) -> list[Record]:
+    """A user's own records, cleaned and filtered like the corpus; length bounds and near-duplicates concern sentence pairs alone,
+    because questions may be long, and may differ in a name only.
     """
-
-    def __init__(self, protected: Iterable[Record], ja_n: int = 8, en_n: int = 20, share: float = 0.6):
-        self.sizes = {"ja": ja_n, "en": en_n}
-        self.share = share
-        self.grams: dict[str, set[str]] = {"ja": set(), "en": set()}
-        for record in protected:
-            for side, n in self.sizes.items():
-                self.grams[side] |= ngrams(getattr(record, side), n)
-
-    def __call__(self, record: Record) -> str:
-        for side, n in self.sizes.items():
-            own = ngrams(getattr(record, side), n)
-            if own and len(own & self.grams[side]) >= self.share * len(own):
-                return f"{side} side is in a held-out set"
-        return ""
+    found = [r.replace(ja=clean(r.ja), en=clean(r.en)) for r in own]
+    for label, reason in FILTERS:
+        found = funnel.apply(label, found, lambda r, f=reason: "" if f is odd_length and r.task == "qa" else f(r))
+    found = deduplicate(found, funnel)
+    pairs = [r for r in found if r.task == "translate"]
+    return [*drop_near_duplicates(pairs, funnel, threshold), *(r for r in found if r.task == "qa")]
 
 
 def split_by_entity(records: Sequence[Record], shares: dict[str, float], seed: int = 0) -> list[Record]:
@@ -166,36 +121,51 @@ def split_by_entity(records: Sequence[Record], shares: dict[str, float], seed: i
 
 
 def curate_pairs(
-    pairs: Sequence[Record], protected: Sequence[Record], sizes: dict[str, int], seed: int = 0
+    pairs: Iterable[Record],
+    protected: Sequence[Record],
+    sizes: dict[str, int | None],
+    seed: int = 0,
+    *,
+    count_tokens: CountTokens | None = None,
+    max_tokens: int = 128,
+    threshold: float = 0.8,
 ) -> tuple[dict[str, list[Record]], Funnel]:
-    """Clean sentence pairs and draw disjoint splits of the given sizes.
+    """Clean sentence pairs and draw disjoint splits of the given sizes; `sizes["train"]` None takes all that are left.
 
     No normalised side is in two splits, because none is kept twice at all. Pairs that resemble a `protected` record (the questions
-    of dev and test) are dropped. Training pairs that resemble a drawn dev or test pair are dropped too.
+    of dev and test, the rows of an evaluation file) are dropped. Training pairs that resemble a drawn dev or test pair are dropped too.
+    `count_tokens` (see `filters.token_counter`) adds a filter for pairs with more than `max_tokens` tokens on a side.
     Raises `UserError` when too few pairs are left.
     """
-    funnel = Funnel([("pairs in the corpus", len(pairs))])
-    tidy = [r.replace(ja=clean(r.ja), en=clean(r.en)) for r in pairs]
-    tidy = funnel.apply("Japanese and English by script", tidy, wrong_language)
-    tidy = funnel.apply("plausible lengths", tidy, odd_length)
-    tidy = deduplicate(tidy, funnel)
-    tidy = funnel.apply("not in the question set", tidy, Contamination(protected))
-    order = random.Random(seed).sample(tidy, len(tidy))
-    held, rest = sizes["dev"] + sizes["test"], order
-    splits = {"test": rest[: sizes["test"]], "dev": rest[sizes["test"] : held]}
-    guard = Contamination([*splits["test"], *splits["dev"]])
-    train = []
-    for record in rest[held:]:
-        if len(train) == sizes["train"]:
+    left = [r.replace(ja=clean(r.ja), en=clean(r.en)) for r in pairs]
+    funnel = Funnel([("pairs in the corpus", len(left))])
+    for label, reason in FILTERS:
+        left = funnel.apply(label, left, reason)
+    if count_tokens:
+        left = funnel.take(f"at most {max_tokens} tokens", left, token_lengths(left, count_tokens, max_tokens))
+    left = deduplicate(left, funnel)
+    left = drop_near_duplicates(left, funnel, threshold, seed)
+    left = funnel.apply("not in the held-out sets", left, Contamination(protected))
+    order = random.Random(seed).sample(left, len(left))
+    held = sizes["dev"] + sizes["test"]
+    splits = {"test": order[: sizes["test"]], "dev": order[sizes["test"] : held]}
+    splits["train"] = _train(order[held:], [*splits["test"], *splits["dev"]], sizes["train"], funnel)
+    if len(left) < held or len(splits["train"]) < (sizes["train"] or 0):
+        wanted = ", ".join(f"{name} {sizes[name]}" for name in ("train", "dev", "test"))
+        raise UserError(f"{len(left)} pairs are left, too few for {wanted}. Give more pairs or ask for smaller splits.")
+    return {name: [r.replace(split=name) for r in splits[name]] for name in ("train", "dev", "test")}, funnel
+
+
+def _train(rest: Iterable[Record], held: Sequence[Record], size: int | None, funnel: Funnel) -> list[Record]:
+    """The first `size` records of `rest` (all for None) that are no copies of the `held` ones. None is looked at in vain."""
+    guard, kept, label = Contamination(held), [], "drawn for this run"
+    for record in rest:
+        if len(kept) == size:
             break
         why = guard(record)
         if why:
-            funnel.dropped.append((record.id, why))
+            funnel.dropped.append((record.id, why, label))
         else:
-            train.append(record)
-    if len(tidy) < held or len(train) < sizes["train"]:
-        wanted = ", ".join(f"{name} {sizes[name]}" for name in ("train", "dev", "test"))
-        raise UserError(f"{len(tidy)} pairs are left, too few for {wanted}. Give more pairs or ask for smaller splits.")
-    splits["train"] = train
-    funnel.steps.append(("drawn for this run", sum(map(len, splits.values()))))
-    return {name: [r.replace(split=name) for r in splits[name]] for name in ("train", "dev", "test")}, funnel
+            kept.append(record)
+    funnel.steps.append((label, len(kept) + len(held)))
+    return kept

@@ -128,6 +128,10 @@ def load_base(profile: Profile, here: Device | None = None, say: Callable[[str],
         ),
     )
     model.config.use_cache = False
+    for module in model.modules():
+        # On a CPU with AVX-512 bf16 an evaluation would repack the weights for good, into a form whose product passes no gradient on.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     if here.kind == "cuda":

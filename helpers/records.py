@@ -19,7 +19,7 @@ class RecordError(UserError):
     """A record that breaks the contract; the message gives file, line, field and what was expected."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One sentence pair (`task="translate"`) or one bilingual question with its answer (`task="qa"`).
 
@@ -43,6 +43,13 @@ class Record:
     split: str = ""
     entities: tuple[str, ...] = ()
     check: str = ""
+
+    @property
+    def difficulty(self) -> str:
+        """`calculation` where the answer is computed, else `two-hop` where facts are combined or compared, else `fact`."""
+        if self.check or self.category in ("arithmetic", "dates"):
+            return "calculation"
+        return "two-hop" if self.hops > 1 else "fact"
 
     def replace(self, **changes) -> Record:
         """The same record with some fields changed."""

@@ -55,7 +55,7 @@ def test_a_hub_model_that_cannot_be_had_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_batched_generation_equals_one_by_one(name, questions):
+def test_batched_generation_equals_one_by_one(name, questions, fp32):
     profile = profiles.choose(name)
     tokenizer, model = models.load_tokenizer(profile), models.load_for_inference(profile)
     texts = [prompts.prompt(profile.model.prompt_style, "translate", ja=q.ja) for q in questions[:7]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -28,7 +29,8 @@ def test_curated_data_is_made_once_and_split_cleanly(run):
     assert all(r.split == s for s in pipeline.SPLITS for r in (*data.pairs[s], *data.questions[s]))
     assert not any(r.reasoning for r in data.questions["train"]), "rationales are put on by notebook 02"
     assert set(data.manifest["files"]) == {"train.jsonl", "dev.jsonl", "test.jsonl"}
-    assert len(json.loads(run.path("data", "dropped.json").read_text())) == sum(data.manifest["dropped"].values())
+    dropped = [json.loads(line) for line in run.path("data", "dropped.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert Counter(d["reason"] for d in dropped) == data.manifest["dropped"] and all(d["step"] and d["source"] for d in dropped)
 
 
 def test_own_records_are_kept_by_later_stages_and_bad_ones_named(run, tmp_path):
@@ -36,7 +38,7 @@ def test_own_records_are_kept_by_later_stages_and_bad_ones_named(run, tmp_path):
                   reasoning="Roots rot in standing water, so water must run out of the pot. The hole is for drainage.")  # fmt: skip
     path = records.write(tmp_path / "mine.jsonl", [mine])
     data = pipeline.curate(run, user_file=str(path))
-    assert data.questions["train"][-1] == mine.replace(split="train", reasoning="")
+    assert data.questions["train"][-1] == mine.replace(split="train", reasoning="", source="own")
     assert pipeline.curate(run) == data, "a later notebook does not name the file and still finds its records"
     pipeline.augment(run, data)
     assert json.loads(run.path("reasoning", "accepted.json").read_text())["mine-1"] == mine.reasoning
@@ -45,7 +47,8 @@ def test_own_records_are_kept_by_later_stages_and_bad_ones_named(run, tmp_path):
     path = records.write(tmp_path / "copy.jsonl", [copy])
     data = pipeline.curate(run, user_file=str(path))
     assert all(r.id != "sly" for r in data.questions["train"])
-    assert ["sly", "ja side is in a held-out set"] in json.loads(run.path("data", "dropped.json").read_text())
+    dropped = [json.loads(line) for line in run.path("data", "dropped.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {"id": "sly", "source": "own", "step": "not in the held-out sets", "reason": "ja side is in a held-out set"} in dropped
 
     path = records.write(tmp_path / "same.jsonl", [mine.replace(id=data.questions["test"][0].id)])
     with pytest.raises(records.RecordError, match="same.jsonl.*field 'id'"):

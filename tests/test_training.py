@@ -53,7 +53,7 @@ def test_collate_masks_padding_by_position():
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-phi", "tiny-phi3"])
 @pytest.mark.parametrize("held", [7, 4096])
-def test_labelled_loss_equals_the_library_s(name, held, pairs, monkeypatch):
+def test_labelled_loss_equals_the_library_s(name, held, pairs, monkeypatch, fp32):
     import torch
 
     monkeypatch.setattr(training, "LOGIT_ROWS", held)
@@ -73,6 +73,30 @@ def test_labelled_loss_equals_the_library_s(name, held, pairs, monkeypatch):
     theirs = torch.autograd.grad(model(**inputs).loss, weights)
     assert all(torch.allclose(a, b, atol=1e-6, rtol=1e-3) for a, b in zip(ours, theirs, strict=True))
     assert max(g.abs().max() for g in ours) > 1e-4
+
+
+def test_an_evaluation_leaves_the_gradient_what_it_was(setting):
+    """bitsandbytes repacks weights in an evaluation on some CPUs, and no gradient passes through them afterwards."""
+    import torch
+
+    from helpers.runtime import device
+
+    profile, pairs, _, _ = setting
+    tokenizer, here = models.load_tokenizer(profile), device()
+    model = models.add_adapter(models.load_base(profile), profile).train()
+    weights = [p for p in model.parameters() if p.requires_grad]
+    for weight in weights:
+        torch.nn.init.normal_(weight, std=0.05)
+    examples = [prompts.encode_example(tokenizer, "text", "translate", r) for r in pairs[:3]]
+
+    def gradient():
+        with torch.autocast(here.kind, here.dtype, enabled=here.dtype_name != "float32"):
+            total, _ = training.labelled_loss(model, training.collate(examples, tokenizer.pad_token_id))
+        return torch.autograd.grad(total, weights)
+
+    before = gradient()
+    training.dev_loss(model, examples, tokenizer.pad_token_id, here)
+    assert all(torch.equal(a, b) for a, b in zip(before, gradient(), strict=True))
 
 
 def test_too_long_a_record_is_named(setting, tiny):

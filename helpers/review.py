@@ -1,0 +1,350 @@
+"""Forms in which a reader decides on records and on rationales, in 日本語 / English; each decision is on disk before the next is shown.
+
+Only traits that ipywidgets 7.7 and 8 share are used. Whatever comes from data is escaped.
+"""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from . import gates
+from .display import _PLAIN, PARTS, _escape, _japanese
+from .edits import EDITABLE, EditStore, current
+from .files import UserError
+from .records import Record
+from .widgets import _folded, _one_line
+
+if TYPE_CHECKING:
+    from ipywidgets import Widget
+
+FIELDS = {"ja": "日本語 / Japanese", "en": PARTS["english"], "reasoning": PARTS["reasoning"], "answer": PARTS["answer"]}
+STATES = {
+    "": "未確認 / undecided",
+    "accept": "採用 / accepted",
+    "edit": "編集済み / edited",
+    "reject": "除外 / rejected",
+    "changed": "元の文が変わったので再確認 / changed since it was decided on",
+}
+BUTTONS = {"accept": "採用 / Accept (a)", "edit": "編集 / Edit (e)", "reject": "除外 / Reject (r)"}
+MOVES = {"previous": "← 前 / previous (p)", "next": "次 / next (n) →", "undo": "取り消し / Undo (u)"}
+# What a key gives: itself, or the kana that a Japanese input method makes of it.
+COMMANDS = {
+    "a": "accept", "あ": "accept", "ア": "accept",
+    "e": "edit", "え": "edit", "エ": "edit",
+    "r": "reject",
+    "n": "next", "ん": "next", "ン": "next",
+    "p": "previous",
+    "u": "undo", "う": "undo", "ウ": "undo",
+}  # fmt: skip
+_EVERYTHING = "*"
+_OPEN = "編集中です。先に保存するか中止してください / an edit is open: save or cancel it first"
+
+
+def _line(text: str) -> str:
+    return f"<span {_PLAIN}>{_escape(text)}</span>"
+
+
+def _error(error: BaseException) -> str:
+    return _line(f"エラー / error: {_one_line(error)}")
+
+
+def _card(record: Record, head: str, fields: Sequence[str]) -> str:
+    lines = [f"<b>{FIELDS[f]}</b>: {_japanese(getattr(record, f))}" for f in fields if getattr(record, f)]
+    style = "border-top:1px solid rgba(128,128,128,.5);padding:4px 8px;line-height:1.5;overflow-wrap:anywhere"
+    return f'<div {_PLAIN} style="{style}">{"<br>".join([head, *lines])}</div>'
+
+
+class _Editor:
+    """Text areas for some fields of one record; `save(record, changes)` raises `UserError` for what cannot be saved."""
+
+    def __init__(self, fields: Sequence[str], save: Callable[[Record, dict[str, str]], None]):
+        import ipywidgets as w
+
+        wide, size = {"description_width": "initial"}, w.Layout(width="100%", height="5em")
+        self.areas = {f: w.Textarea(description=FIELDS[f], style=wide, layout=size) for f in fields}
+        self.title, self.note, self.record = w.HTML(), w.HTML(), None
+        self._save = save
+        keep, stop = w.Button(description="保存 / Save", button_style="primary"), w.Button(description="中止 / Cancel")
+        keep.on_click(self._keep)
+        stop.on_click(lambda _: self.close())
+        self.widget = w.VBox([self.title, *self.areas.values(), w.HBox([keep, stop]), self.note])
+        self.close()
+
+    def open(self, record: Record) -> None:
+        """Show the texts of a record."""
+        self.record, self.note.value = record, ""
+        self.title.value = _line(f"編集 / editing: {record.id}")
+        for name, area in self.areas.items():
+            area.value = getattr(record, name)
+        self.widget.layout.display = None
+
+    def close(self) -> None:
+        """Hide the form; what was not saved is gone."""
+        self.record, self.widget.layout.display = None, "none"
+
+    def _keep(self, _) -> None:
+        if self.record is None:
+            return
+        typed = {name: area.value.strip() for name, area in self.areas.items()}
+        changes = {name: text for name, text in typed.items() if text != getattr(self.record, name)}
+        if not changes:
+            self.note.value = _line("変更がありません / nothing has been changed")
+            return
+        try:
+            self._save(self.record, changes)
+        except Exception as error:  # noqa: BLE001  a line in the widget, never a traceback; what was typed stays
+            self.note.value = _error(error)
+        else:
+            self.close()
+
+
+def curation_table(records: Sequence[Record], store: EditStore, page_size: int = 10) -> Widget:
+    """A paged, searchable table of records with accept, edit and reject; every decision goes to `store` at once.
+
+    Filters by category, split and state; the search is in both sides, answer and rationale, without regard to case and width (NFKC),
+    and every word must be found. Decisions of an earlier kernel are shown. `records` may be as they were before earlier decisions or
+    after. Raises `UserError` for `page_size` below 1 or a damaged file.
+    """
+    import ipywidgets as w
+
+    if page_size < 1:
+        raise UserError(f"page_size is {page_size}; it must be at least 1.")
+    records = list(records)
+    wide, wrapped = {"description_width": "initial"}, w.Layout(flex_flow="row wrap")
+    found: list[Record] = []
+    page = 0
+
+    def options(values: Sequence[str]) -> list[tuple[str, str]]:
+        counts = sorted(Counter(values).items())
+        return [(f"すべて / all ({len(values):,})", _EVERYTHING), *((f"{v or '–'} ({n:,})", v) for v, n in counts)]
+
+    def dropdown(description: str, choices: list[tuple[str, str]]):
+        return w.Dropdown(options=choices, value=_EVERYTHING, description=description, style=wide)
+
+    search = w.Text(placeholder="日本語 / English", description="検索 / Search", style=wide)
+    category = dropdown("分類 / Category", options([r.category for r in records]))
+    split = dropdown("分割 / Split", options([r.split for r in records]))
+    state = dropdown("状態 / State", [("すべて / all", _EVERYTHING), *((label, key) for key, label in STATES.items())])
+    back, forth = w.Button(description="← 前 / previous"), w.Button(description="次 / next →")
+    where, note = w.HTML(), w.HTML()
+
+    def now() -> list[tuple[Record, str]]:
+        decisions = store.decisions()
+        return [current(r, decisions.get(r.id)) for r in records]
+
+    def select(_=None) -> None:
+        words = _folded(search.value).split()
+
+        def wanted(record: Record, verdict: str) -> bool:
+            text = _folded("\n".join((record.id, *(getattr(record, f) for f in FIELDS))))
+            pairs = ((category, record.category), (split, record.split), (state, verdict))
+            return all(box.value in (_EVERYTHING, value) for box, value in pairs) and all(word in text for word in words)
+
+        found[:] = [r for r, (shown, verdict) in zip(records, now(), strict=True) if wanted(shown, verdict)]
+        show(0)
+
+    def show(number: int) -> None:
+        nonlocal page
+        pages = max(1, -(-len(found) // page_size))
+        page = min(max(number, 0), pages - 1)
+        back.disabled, forth.disabled = page == 0, page == pages - 1
+        count = f"{page + 1:,} / {pages:,} ({len(found):,} 件 / records)"
+        where.value = _line(count if found else f"{count} · 該当なし / nothing found")
+        part, decisions = found[page * page_size : (page + 1) * page_size], store.decisions()
+        for i, (text, buttons, box) in enumerate(rows):
+            box.layout.display = None if i < len(part) else "none"
+            if i < len(part):
+                shown, verdict = current(part[i], decisions.get(part[i].id))
+                head = " · ".join(_escape(t) for t in (shown.id, shown.category, shown.split, STATES[verdict]) if t)
+                text.value = _card(shown, head, tuple(FIELDS))
+                for name, button in buttons.items():
+                    button.button_style = "info" if name == verdict else ""
+
+    def press(i: int, verdict: str) -> None:
+        if editor.record is not None:
+            note.value = _line(_OPEN)
+            return
+        original = found[page * page_size + i]
+        shown, _ = current(original, store.decisions().get(original.id))
+        if verdict == "edit":
+            note.value = ""
+            editor.open(shown)
+        else:
+            decide(shown, verdict, {})
+
+    def decide(record: Record, verdict: str, changes: dict[str, str]) -> None:
+        store.decide(record, verdict, changes)
+        note.value = _line(f"保存しました / saved: {record.id} – {STATES[verdict]}")
+        # The page stays as it is, filter or no filter: a row that moved would take a second click meant for this one.
+        show(page)
+
+    def undo() -> None:
+        taken = store.undo({r.id for r in records})
+        note.value = _line(f"取り消しました / undone: {taken}" if taken else "取り消すものがありません / nothing to undo")
+        show(page)
+
+    def guarded(action: Callable[[], None]) -> Callable:
+        def run(_=None) -> None:
+            try:
+                action()
+            except Exception as error:  # noqa: BLE001  a line in the widget, never a traceback
+                note.value = _error(error)
+
+        return run
+
+    editor = _Editor(EDITABLE, lambda record, changes: decide(record, "edit", changes))
+    rows = []
+    for i in range(page_size):
+        text, buttons = w.HTML(layout=w.Layout(flex="1 1 24em")), {}
+        for name in BUTTONS:
+            buttons[name] = w.Button(description=BUTTONS[name].rsplit(" (", 1)[0], layout=w.Layout(width="9em"))
+            buttons[name].on_click(guarded(lambda i=i, name=name: press(i, name)))
+        # A layout of its own: rows are hidden one by one.
+        rows.append((text, buttons, w.HBox([text, w.HBox(list(buttons.values()))], layout=w.Layout(flex_flow="row wrap"))))
+    for box in (search, category, split, state):
+        box.observe(guarded(select), "value")
+    back.on_click(guarded(lambda: show(page - 1)))
+    forth.on_click(guarded(lambda: show(page + 1)))
+    away = w.Button(description="取り消し / Undo")
+    away.on_click(guarded(undo))
+    select()
+    filters, moves = w.HBox([search, category, split, state], layout=wrapped), w.HBox([back, where, forth, away], layout=wrapped)
+    return w.VBox([filters, moves, note, editor.widget, *(box for *_, box in rows)])
+
+
+def rationale_review(
+    pairs: Sequence[tuple[Record, str, str]],
+    store: EditStore,
+    *,
+    gate: Callable[[Record, str], str] = gates.gate,
+    settle: float = 0.3,
+) -> Widget:
+    """One rationale at a time, the record before and after it side by side: accept, edit or reject it by button or key.
+
+    `pairs` holds (record, rationale, code of the gate that refuses it or ""). Keys go into the command box: a, e, r, n (next),
+    p (previous), u (undo), also as a Japanese input method writes them. A refused rationale must be edited until `gate` lets it pass.
+    The form opens at the first pair without a decision. Within `settle` seconds of a pair coming up no decision on it is taken: a key
+    that repeats or a double click would decide on what nobody has read. Raises `UserError` for no pairs or a damaged file.
+    """
+    if not pairs:
+        raise UserError("There is no rationale to review. Run the cells above, which make them.")
+    return _Review(pairs, store, gate, settle).widget
+
+
+class _Review:
+    def __init__(self, pairs: Sequence[tuple[Record, str, str]], store: EditStore, gate: Callable, settle: float):
+        import ipywidgets as w
+
+        self.records = [record.replace(reasoning=rationale) for record, rationale, _ in pairs]
+        self.codes = [code for *_, code in pairs]
+        self.store, self.gate, self.settle = store, gate, settle
+        self.index, self.read, self.since = 0, "", 0.0
+        self.where, self.note, self.question = w.HTML(), w.HTML(), w.HTML()
+        half = w.Layout(flex="1 1 24em", padding="0 8px 0 0")
+        self.before, self.after = w.HTML(layout=half), w.HTML(layout=half)
+        self.editor = _Editor(("reasoning",), self._save)
+        self.box = w.Text(
+            placeholder="a e r n p u", description="コマンド / Command", continuous_update=True,
+            style={"description_width": "initial"}, layout=w.Layout(width="18em"),
+        )  # fmt: skip
+        self.box.observe(self._typed, "value")
+        self.buttons = {}
+        for name, label in (BUTTONS | MOVES).items():
+            self.buttons[name] = w.Button(description=label, layout=w.Layout(width="13em"))
+            self.buttons[name].on_click(lambda _, name=name: self._do(name))
+        wrapped = w.Layout(flex_flow="row wrap")
+        sides = w.HBox([self.before, self.after], layout=wrapped)
+        keys = w.HBox([*self.buttons.values(), self.box], layout=wrapped)
+        self.widget = w.VBox([self.where, self.question, sides, keys, self.note, self.editor.widget])
+        self._go(self._undecided(0))
+
+    def _undecided(self, start: int) -> int:
+        """The first pair from `start` on, then from the beginning, that awaits a decision; the last pair when none does."""
+        decisions, n = self.store.decisions(), len(self.records)
+        order = [(start + i) % n for i in range(n)]
+        states = (current(self.records[i], decisions.get(self.records[i].id))[1] for i in order)
+        return next((i for i, state in zip(order, states, strict=True) if state in ("", "changed")), n - 1)
+
+    def _now(self) -> tuple[Record, str, str]:
+        """The record with its rationale as it is now, its state, and the code of the gate that refuses it."""
+        original = self.records[self.index]
+        shown, state = current(original, self.store.decisions().get(original.id))
+        return shown, state, self.codes[self.index] if shown == original else self.gate(shown, shown.reasoning)
+
+    def _go(self, index: int) -> None:
+        self.index = min(max(index, 0), len(self.records) - 1)
+        decisions = self.store.decisions()
+        shown, state, code = self._now()
+        decided = sum(current(r, decisions.get(r.id))[1] not in ("", "changed") for r in self.records)
+        done = " · 全件済み / all decided" if decided == len(self.records) else ""
+        place = f"{self.index + 1:,} / {len(self.records):,}"
+        self.where.value = _line(f"{place} · 済み / decided: {decided:,}{done} · {shown.id} · {STATES[state]}")
+        self.question.value = _card(shown, f"<b>{FIELDS['ja']}</b>: {_japanese(shown.ja)}", ("en",))
+        self.before.value = _card(shown, "<b>付ける前 / before</b>", ("answer",))
+        refused = f" · 検査 / gate: <b>{_escape(code)}</b> – {_escape(gates.REASONS.get(code, ''))}" if code else ""
+        self.after.value = _card(shown, f"<b>付けた後 / after</b>{refused}", ("reasoning", "answer"))
+        self.buttons["previous"].disabled = self.index == 0
+        self.buttons["next"].disabled = self.index == len(self.records) - 1
+        self.since = time.monotonic()
+
+    def _typed(self, change: dict) -> None:
+        typed, self.box.value = change["new"], ""
+        if not typed:
+            return
+        # A quick second key may come in before the front end has emptied the box: what was read already is not read again.
+        fresh = typed[len(self.read) :] if typed.startswith(self.read) and typed != self.read else typed
+        self.read = typed
+        keys = "".join(unicodedata.normalize("NFKC", fresh).casefold().split())
+        if len(keys) == 1 and keys in COMMANDS:
+            self._do(COMMANDS[keys])
+        elif keys:
+            self.note.value = _line(f"{keys[:20]}: 1 文字ずつ a e r n p u / one key at a time: a e r n p u")
+
+    def _do(self, action: str) -> None:
+        try:
+            if self.editor.record is not None:
+                self.note.value = _line(_OPEN)
+            elif action in ("previous", "next"):
+                self.note.value = ""
+                self._go(self.index + (1 if action == "next" else -1))
+            elif action == "undo":
+                self._undo()
+            elif action == "edit":
+                self.note.value = ""
+                self.editor.open(self._now()[0])
+            else:
+                self._decide(action)
+        except Exception as error:  # noqa: BLE001  a line in the widget, never a traceback
+            self.note.value = _error(error)
+
+    def _decide(self, verdict: str) -> None:
+        if time.monotonic() - self.since < self.settle:
+            self.note.value = _line("速すぎます。もう一度押してください / too quick for this one to have been read: press again")
+            return
+        shown, _, code = self._now()
+        if verdict == "accept" and code:
+            self.note.value = _line("検査で不採用の説明は編集してから採用します / a gate refuses this rationale: edit it, or reject it")
+            return
+        self._settled(shown, verdict, {})
+
+    def _save(self, record: Record, changes: dict[str, str]) -> None:
+        edited = record.replace(**changes)
+        code = self.gate(edited, edited.reasoning)
+        if code:
+            raise UserError(f"{code}: {gates.REASONS.get(code, '')}")
+        self._settled(record, "edit", changes)
+
+    def _settled(self, record: Record, verdict: str, changes: dict[str, str]) -> None:
+        self.store.decide(record, verdict, changes)
+        self.note.value = _line(f"保存しました / saved: {record.id} – {STATES[verdict]}")
+        self._go(self._undecided(self.index + 1))
+
+    def _undo(self) -> None:
+        taken = self.store.undo({r.id for r in self.records})
+        self.note.value = _line(f"取り消しました / undone: {taken}" if taken else "取り消すものがありません / nothing to undo")
+        if taken:
+            self._go(next(i for i, r in enumerate(self.records) if r.id == taken))
