@@ -110,6 +110,17 @@ def _publish(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=["curation"], help="curation: time and memory of notebook 01 against rows")
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from . import notebooks, scale
+
+    print(scale.table(scale.measure(folder=notebooks.NOTEBOOKS / "results" / "bench")))
+    return 0
+
+
 def _no_options(parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -117,6 +128,7 @@ def _no_options(parser: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "run": Command("execute the notebooks from data to report", _run_options, _run),
     "test": Command("run the tests", _test_options, _test, needs="test", passes_on=True),
+    "bench": Command("measure this machine; tables go to notebooks/results/bench", _bench_options, _bench, needs="test"),
     "doctor": Command("say what this machine has and what is missing", _no_options, _doctor, needs=""),
     "badges": Command("write the public address into notebooks and README", _badges_options, _badges, needs=""),
     "publish": Command("copy a finished run's outputs into notebooks/", _publish_options, _publish, needs=""),

@@ -199,6 +199,18 @@ def prediction_view() -> Callable[[str, int, int], None]:
     return show
 
 
+def asking_view() -> Callable[[int, int, int, float, float], None]:
+    """A `progress` callback for `asking.collect`: records settled, tokens and cost so far, time left."""
+    line, begun = _Line(), time.monotonic()
+
+    def show(done: int, total: int, tokens: int, cost: float, eta: float) -> None:
+        parts = [f"教師 / asking: {done:,}/{total:,}", f"{tokens:,} tokens"] + ([f"${cost:.4f}"] if cost else [])
+        left = f"残り / ETA {progress.clock(eta)}" if done < total else f"完了 / done in {progress.clock(time.monotonic() - begun)}"
+        line.show(done, total, " · ".join([*parts, left]))
+
+    return show
+
+
 def _in_notebook() -> bool:
     if "IPython" not in sys.modules:
         return False

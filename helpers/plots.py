@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .figure_style import (
     BLUE,
     GREY,
-    HEIGHT,
     INK,
     LINE,
-    SKY,
-    SPLIT_COLOURS,
     STAGES,
     STEP_COLOURS,
     VERMILLION,
@@ -38,93 +34,6 @@ from .files import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-
-@style()
-def funnel(counts: Iterable[tuple[str, int]] | Mapping[str, int], title: str | None = None,
-           alt: str | None = None) -> Figure:  # fmt: skip
-    """How many rows each filter left: horizontal bars of (label, rows kept), in the order of the filters."""
-    given = counts.items() if isinstance(counts, Mapping) else counts
-    pairs = [(str(label), float(kept)) for label, kept in given if kept is not None and kept == kept]
-    if not pairs:
-        return _nothing(title, alt)
-    labels, kept = map(list, zip(*pairs, strict=True))
-    lost = [0.0, *(before - after for before, after in zip(kept, kept[1:], strict=False))]
-    share = [value / kept[0] * 100 if kept[0] else 0.0 for value in kept]
-    figure, ax = _rows(labels, "rows kept")
-    bars = ax.barh(range(len(kept)), kept, height=0.62, color=[SKY] * (len(kept) - 1) + [BLUE])
-    drop = [f"   \N{MINUS SIGN}{value:,.0f}" if value > 0 else "" for value in lost]
-    texts = [f"{k:,.0f} ({s:.3g} %){d}" for k, s, d in zip(kept, share, drop, strict=True)]
-    ax.bar_label(bars, texts, padding=4, fontsize=10)
-    ax.set_xlim(0, max(max(kept) * 1.5, 1))
-    ax.set_xticks([])
-    ax.grid(False)
-    ax.spines["bottom"].set_visible(False)
-    found = f"{kept[-1]:,.0f} of {kept[0]:,.0f} rows are kept ({share[-1]:.3g} %)"
-    if max(lost) > 0:
-        found += f"; most are lost at “{labels[lost.index(max(lost))]}”"
-    words = "; ".join(f"{label} {value:,.0f}" for label, value in pairs)
-    return _finish(figure, title or found, alt or f"Bars of the rows that each filter left: {words}.")
-
-
-@style()
-def lengths(frame: DataFrame, title: str | None = None, alt: str | None = None) -> Figure:
-    """Histograms of token lengths, one small panel for each `kind`, on shared bins. Columns: kind, tokens."""
-    import numpy as np
-
-    frame = _table(frame, ("tokens",), ("tokens",), kind="all").dropna(subset="tokens")
-    if frame.empty:
-        return _nothing(title, alt)
-    kinds = _order(frame["kind"], ())
-    columns = min(3, len(kinds))
-    rows = math.ceil(len(kinds) / columns)
-    figure, axes = _axes(max(HEIGHT, 1.0 + 2.2 * rows), rows, columns, sharex=True, sharey=True, squeeze=False)
-    top = max(frame.loc[frame["kind"] == kind, "tokens"].quantile(0.995) for kind in kinds)
-    bins = np.linspace(0, max(top, 1), 31)
-    found = {}
-    for ax, kind in zip(axes.flat, kinds, strict=False):
-        tokens = frame.loc[frame["kind"] == kind, "tokens"]
-        found[kind] = (tokens.median(), tokens.quantile(0.95), len(tokens))
-        ax.hist(tokens.clip(upper=bins[-1]), bins=bins, weights=np.full(len(tokens), 100 / len(tokens)), color=SKY)
-        ax.axvline(found[kind][0], color=BLUE)
-        ax.axvline(found[kind][1], color=BLUE, linestyle=":")
-        median, most, count = found[kind]
-        words = f"median {median:,.0f} (—), n = {count:,}\n95 % ≤ {most:,.0f} (···)"
-        ax.set_title(f"{_wrap(kind, 27)}\n{words}", fontsize=9.5, linespacing=1.3)
-    for ax in axes.flat[len(kinds) :]:
-        ax.set_axis_off()
-        axes[-2, ax.get_subplotspec().colspan.start].xaxis.set_tick_params(labelbottom=True)
-    figure.supxlabel("tokens (the last bar holds all longer ones)", fontsize=10.5)
-    figure.supylabel("share of rows, %", fontsize=10.5)
-    longest = max(found, key=lambda kind: found[kind][0])
-    median, most, _ = found[longest]
-    words = "; ".join(f"{k} median {m:,.0f}, 95 % up to {q:,.0f} (n = {n:,})" for k, (m, q, n) in found.items())
-    finding = f"{longest}: half have at most {median:,.0f} tokens, 95 % at most {most:,.0f}"
-    return _finish(figure, title or finding, alt or f"Histograms of token lengths: {words}.")
-
-
-@style()
-def composition(frame: DataFrame, title: str | None = None, alt: str | None = None) -> Figure:
-    """The question set: bars of category, stacked by split. Columns: category, n; optional: split."""
-    frame = _table(frame, ("category", "n"), ("n",), split="all").dropna(subset="n")
-    if frame.empty:
-        return _nothing(title, alt)
-    table = frame.pivot_table(index="category", columns="split", values="n", aggfunc="sum", fill_value=0)
-    table = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index]
-    figure, ax = _rows(list(table.index), "questions")
-    left = table.iloc[:, 0] * 0.0
-    for split, colour in _colours(table.columns, SPLIT_COLOURS).items():
-        bars = ax.barh(range(len(table)), table[split], left=left, height=0.66, color=colour, label=split)
-        left = left + table[split]
-    ax.bar_label(bars, [f"{total:,.0f}" for total in left], padding=4, fontsize=10)
-    ax.set_xlim(0, max(left.max() * 1.1, 1))
-    if len(table.columns) > 1:
-        _legend(figure, *ax.get_legend_handles_labels())
-    kinds = "1 category" if len(table) == 1 else f"{len(table)} categories"
-    finding = f"{left.sum():,.0f} questions in {kinds}; “{table.index[0]}” is the largest "
-    finding += f"({left.iloc[0] / max(left.sum(), 1) * 100:.0f} %)"
-    words = "; ".join(f"{c}: " + ", ".join(f"{s} {n:,.0f}" for s, n in row.items()) for c, row in table.iterrows())
-    return _finish(figure, title or finding, alt or f"Stacked bars of questions by category and split. {words}.")
 
 
 @style()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -70,6 +70,12 @@ def table(
     found = tables.read_table(raw, columns, sheet=sheet, task=task, license=license, say=say)
     name = raw.name if raw.name == "Google Sheet" else Path(raw.name).name
     return Provided(name, tuple(found), license or "as its records say", attribution, f"sha256:{raw.sha256}")
+
+
+def mapped(path: str | Path, found: Sequence[Record]) -> Provided:
+    """The records that a reader has mapped from a file (`helpers.mapping`)."""
+    raw = formats.load(path)
+    return Provided(Path(raw.name).name, tuple(found), "as its records say", "the user of this run", f"sha256:{raw.sha256}")
 
 
 def hub(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import figure_style, plots
+from helpers import data_plots, figure_style, plots
 from helpers.files import UserError
 
 ARMS = ("base", "plain", "reasoned-33", "私の腕")
@@ -55,11 +55,27 @@ def _inputs():
         "forest": _differences(),
         "broken_steps": pd.DataFrame(steps, columns=["arm", "step", "n"]),
         "by_category": _points("category", ("算数", "日付")),
+        "fertility": pd.DataFrame(
+            [(t, la, 3 + i % 5, 10) for t in ("gemma3-270m", "phi-2") for la in ("Japanese", "English") for i in range(40)],
+            columns=["tokenizer", "language", "tokens", "characters"],
+        ),
+        "acceptance": [
+            {"teacher": t, "category": c, "n": 20, "accepted": 15, "wrong-conclusion": 4, "新しい理由": 1}
+            for t in ("authored", "教師") for c in ("算数", "everyday")
+        ],
+        "scale": {
+            "sizes": [{"rows": n, "seconds": n / 7000, "peak_gb": 0.2 + n / 4e5} for n in (10_000, 50_000, 203_308)],
+            "fit": {"exponent": 0.9},
+        },
     }
 
 
+def draw(name):
+    return getattr(plots, name, None) or getattr(data_plots, name)
+
+
 NAMES = list(_inputs())
-NEEDED = {"lengths": ["tokens"], "composition": ["category", "n"], "loss_curves": ["arm", "loss"],
+NEEDED = {"fertility": ["tokens", "characters"], "lengths": ["tokens"], "composition": ["category", "n"], "loss_curves": ["arm", "loss"],
           "stages": ["stage", "value"], "translation": ["system", "value"], "forest": ["label", "value"],
           "broken_steps": ["step", "n"], "by_category": ["category", "value"]}  # fmt: skip
 
@@ -98,7 +114,7 @@ def _cut(figure):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_figure_renders_with_finding_and_alt_text(name):
-    figure = getattr(plots, name)(_inputs()[name])
+    figure = draw(name)(_inputs()[name])
     assert figure.get_size_inches()[0] == figure_style.WIDTH
     assert len(figure.get_suptitle()) > 10
     assert any(c.isdigit() for c in figure_style.alt_text(figure)) and len(figure_style.alt_text(figure)) > 40
@@ -108,44 +124,49 @@ def test_every_figure_renders_with_finding_and_alt_text(name):
 
 @pytest.mark.parametrize("name", ["funnel", "forest"])
 def test_title_and_alt_of_the_caller_win(name):
-    figure = getattr(plots, name)(_inputs()[name], title=JAPANESE, alt="代替テキスト")
+    figure = draw(name)(_inputs()[name], title=JAPANESE, alt="代替テキスト")
     assert figure.get_suptitle().replace("\n", "").replace("\xa0", " ").startswith("算数の文章題・日付")
     assert figure_style.alt_text(figure) == "代替テキスト"
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("name", NEEDED)
 def test_needed_columns_alone_are_enough_and_others_are_named(name):
     frame = _inputs()[name][NEEDED[name]].drop_duplicates(NEEDED[name][0])
-    figure = getattr(plots, name)(frame.to_dict("list"))
+    figure = draw(name)(frame.to_dict("list"))
     assert "no data" not in _texts(figure) and _cut(figure) == []
     with pytest.raises(UserError, match=NEEDED[name][0]):
-        getattr(plots, name)(frame.rename(columns={NEEDED[name][0]: "other"}))
+        draw(name)(frame.rename(columns={NEEDED[name][0]: "other"}))
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("name", NEEDED)
 def test_nan_in_every_number_and_empty_tables_work(name):
     frame = _inputs()[name].copy()
     numbers = [c for c in frame.columns if pd.api.types.is_numeric_dtype(frame[c])]
     frame[numbers] = frame[numbers].astype(float)
     for row, column in enumerate(numbers):
         frame.loc[row, column] = math.nan
-    figure = getattr(plots, name)(frame)
+    figure = draw(name)(frame)
     assert "nan" not in (_texts(figure) + figure_style.alt_text(figure)).lower()
     frame[numbers] = math.nan
     for nothing in (frame, []):
-        assert "no data" in _texts(getattr(plots, name)(nothing))
+        assert "no data" in _texts(draw(name)(nothing))
+
+
+@pytest.mark.parametrize(("name", "nothing"), [("acceptance", []), ("scale", {"sizes": []})])
+def test_nothing_measured_is_said(name, nothing):
+    assert "no data" in _texts(draw(name)(nothing))
 
 
 @pytest.mark.parametrize("name", ["loss_curves", "stages", "broken_steps", "by_category"])
 def test_one_arm(name):
     frame = _inputs()[name]
-    figure = getattr(plots, name)(frame[frame["arm"] == "plain"])
+    figure = draw(name)(frame[frame["arm"] == "plain"])
     assert "plain" in _texts(figure) and "reasoned" not in _texts(figure)
 
 
 def test_findings_are_derived_from_the_numbers():
     inputs = _inputs()
-    assert plots.funnel(inputs["funnel"]).get_suptitle().startswith("8,000 of 203,308 rows are kept (3.93\xa0%)")
+    assert data_plots.funnel(inputs["funnel"]).get_suptitle().startswith("8,000 of 203,308 rows are kept (3.93\xa0%)")
     assert "2 of 3 differences are clear of zero" in plots.forest(inputs["forest"]).get_suptitle()
     assert "+34.5 [+27.1, +41.6]\nn = 200" in _texts(plots.forest(inputs["forest"]))
     assert "81\xa0% break at" in plots.broken_steps(inputs["broken_steps"]).get_suptitle()
@@ -206,7 +227,7 @@ def test_japanese_glyphs_are_in_the_font_and_would_be_missed():
 
 
 def test_dollar_signs_are_text():
-    figure = plots.funnel([("$5 and $6", 3), ("a_b^c $x", 2)], title="price $5 to $6_{")
+    figure = data_plots.funnel([("$5 and $6", 3), ("a_b^c $x", 2)], title="price $5 to $6_{")
     assert "$5 and $6" in _texts(figure)
 
 
@@ -227,11 +248,11 @@ sys.modules["matplotlib_fontja"] = None  # not importable
 from matplotlib import font_manager
 manager = font_manager.fontManager
 manager.ttflist = [font for font in manager.ttflist if font.name == "DejaVu Sans"]
-from helpers import figure_style, plots
+from helpers import data_plots, figure_style, plots
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    plots.funnel([("算数", 3), ("日付", 2)])
-    plots.funnel([("算数", 3), ("日付", 2)])
+    data_plots.funnel([("算数", 3), ("日付", 2)])
+    data_plots.funnel([("算数", 3), ("日付", 2)])
 print([str(w.message) for w in caught])
 """
     root = Path(plots.__file__).parent.parent
