@@ -73,6 +73,8 @@ def augment(
     )  # fmt: skip
     mixed = reasoning.mix(train, accepted, recipe.reasoning_fraction, recipe.seed, chosen)
     path = records.write(run.path("data", "train_reasoned.jsonl"), mixed)
+    if chosen is not None:
+        say(f"Your list of {len(set(chosen)):,} records is the arm reasoned-{round(100 * len(set(chosen)) / len(train))}.")
     manifest = {
         "made_from": key,
         "teacher": teacher.name if teacher.name == teacher.model else f"{teacher.name} {teacher.model}".strip(),

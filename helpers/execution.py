@@ -83,7 +83,7 @@ def inputs_hash(root: Path = ROOT) -> str:
     """Hash of everything outside the notebooks that decides what they compute: helpers, pins, data."""
     digest = hashlib.sha256()
     data = [p for p in (root / "data").rglob("*") if p.is_file() and not p.name.startswith(".")]
-    for path in sorted([*(root / "helpers").glob("*.py"), *(root / "helpers").glob("pins.txt"), *data]):
+    for path in sorted([*(root / "helpers").rglob("*.py"), *(root / "helpers").glob("pins.txt"), *data]):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 

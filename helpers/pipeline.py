@@ -39,7 +39,9 @@ def arm_questions(run: Run, data: Data, arm: str) -> list[Record]:
         known = ", ".join(name.removeprefix("train_").removesuffix(".jsonl") for name in manifest["files"])
         raise UserError(f"Unknown arm {arm!r}. Known: {known}, and reasoned-P for any percentage P from 1 to 100.")
     accepted = read_json(run.path("reasoning", "accepted.json"))
-    return reasoning.mix(data.questions["train"], accepted, int(match[1]) / 100, run.recipe.seed)
+    # By the manifest's ranking, which a user's own list leads.
+    carriers = manifest["choice"]["ranking"][: round(int(match[1]) / 100 * len(data.questions["train"]))]
+    return reasoning.mix(data.questions["train"], accepted, 1.0, chosen=carriers)
 
 
 def arm_folder(run: Run, arm: str) -> Path:

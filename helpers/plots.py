@@ -1,4 +1,5 @@
-"""Every figure of the series; each takes tables or plain rows, is titled with its finding and carries alt text."""
+"""The figures of training and evaluation (of the data: data_plots); each takes tables or plain rows, is titled with its finding and
+carries alt text."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from helpers import corpora, evaluation, files, pipeline, records, report, runtime
+from helpers import corpora, edits, evaluation, files, pipeline, records, report, runtime
 from helpers.records import Record
 
 
@@ -29,8 +29,7 @@ def test_curated_data_is_made_once_and_split_cleanly(run):
     assert all(r.split == s for s in pipeline.SPLITS for r in (*data.pairs[s], *data.questions[s]))
     assert not any(r.reasoning for r in data.questions["train"]), "rationales are put on by notebook 02"
     assert set(data.manifest["files"]) == {"train.jsonl", "dev.jsonl", "test.jsonl"}
-    dropped = [json.loads(line) for line in run.path("data", "dropped.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert Counter(d["reason"] for d in dropped) == data.manifest["dropped"] and all(d["step"] and d["source"] for d in dropped)
+    assert Counter(d["reason"] for d in dropped(run)) == data.manifest["dropped"] and all(d["step"] and d["source"] for d in dropped(run))
 
 
 def test_own_records_are_kept_by_later_stages_and_bad_ones_named(run, tmp_path):
@@ -47,12 +46,89 @@ def test_own_records_are_kept_by_later_stages_and_bad_ones_named(run, tmp_path):
     path = records.write(tmp_path / "copy.jsonl", [copy])
     data = pipeline.curate(run, user_file=str(path))
     assert all(r.id != "sly" for r in data.questions["train"])
-    dropped = [json.loads(line) for line in run.path("data", "dropped.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert {"id": "sly", "source": "own", "step": "not in the held-out sets", "reason": "ja side is in a held-out set"} in dropped
+    assert {"id": "sly", "source": "own", "step": "not in the held-out sets", "reason": "ja side is in a held-out set"} in dropped(run)
 
     path = records.write(tmp_path / "same.jsonl", [mine.replace(id=data.questions["test"][0].id)])
     with pytest.raises(records.RecordError, match="same.jsonl.*field 'id'"):
         pipeline.curate(run, user_file=str(path))
+
+
+def dropped(run):
+    return [json.loads(line) for line in run.path("data", "dropped.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_an_evaluation_file_is_kept_out_of_training(run, tmp_path):
+    question = pipeline.curate(run).questions["train"][0]
+    path = tmp_path / "exam.jsonl"
+    path.write_text(json.dumps({"id": "exam-1", "ja": question.ja.replace("？", "?"), "en": "Something else."}, ensure_ascii=False))
+    data = pipeline.curate(run, evaluation_file=str(path))
+    assert question.id not in {r.id for r in data.questions["train"]}
+    assert [d["id"] for d in dropped(run) if d["source"] == "authored"] == [question.id]
+    assert pipeline.curate(run) == data, "later notebooks keep it out too"
+
+
+def test_a_table_and_facts_are_named_in_the_manifest(run):
+    said = []
+    data = pipeline.curate(run, said.append, user_file=str(files.ROOT / "data" / "example_table.csv"), facts=40)
+    names = [s["name"] for s in data.manifest["sources"]]
+    assert names == ["tatoeba", "data/questions.jsonl", "example_table.csv", "facts"]
+    assert all(s["revision"] and s["license"] and s["attribution"] for s in data.manifest["sources"])
+    asked = [r for s in pipeline.SPLITS for r in data.questions[s]]
+    assert {f"example_table-{i}" for i in (1, 2, 3, 4)} <= {r.id for r in asked}
+    assert sum(r.category == "facts" for r in asked) + sum(d["source"] == "own" for d in dropped(run)) == 40
+    pipeline.augment(run, data)
+    accepted = json.loads(run.path("reasoning", "accepted.json").read_text(encoding="utf-8"))
+    assert accepted["example_table-3"].endswith("There are 42 seedlings in all.")
+
+
+def test_what_a_reader_decides_is_applied_and_what_no_longer_fits_is_said(run):
+    data = pipeline.curate(run)
+    store = edits.EditStore(run.path("data", "edits.jsonl"))
+    first, second = data.questions["train"][:2]
+    store.decide(first, "reject")
+    store.decide(second, "edit", {"en": second.en.replace("?", ", please?")})
+    store.decide(Record("gone", "qa", "これは何ですか？", "What is this?", "A test"), "reject")
+    said = []
+    again = pipeline.curate(run, said.append)
+    kept = {r.id: r for r in again.questions["train"]}
+    assert first.id not in kept and kept[second.id].en.endswith(", please?")
+    assert [d["id"] for d in dropped(run) if d["source"] == "reader"] == [first.id]
+    assert any("gone" in s for s in said)
+
+
+def test_another_teacher_s_rationales_are_kept_and_never_replaced_in_silence(run):
+    data = pipeline.curate(run)
+    manifest = pipeline.augment(run, data, teacher=pipeline.teacher(run, "worked"))
+    assert manifest["teacher"] == "worked" and 0 < manifest["outcomes"]["accepted"] < len(data.questions["train"])
+    said = []
+    assert pipeline.augment(run, data, said.append) == manifest and "by worked" in said[-1]
+    edits.EditStore(run.path("reasoning", "edits.jsonl")).decide(data.questions["train"][0], "reject")
+    with pytest.raises(files.UserError, match="worked.*Run notebook 02 again"):
+        pipeline.augment(run, data)
+    with pytest.raises(files.UserError, match="Unknown teacher 'oracle'"):
+        pipeline.teacher(run, "oracle")
+
+
+def test_a_user_s_own_list_carries_the_rationales(run):
+    data = pipeline.curate(run)
+    mine = [r.id for r in data.questions["train"][:3]]
+    pipeline.augment(run, data, chosen=mine)
+    carried = [r.id for r in records.read(run.path("data", "train_reasoned.jsonl")) if r.reasoning]
+    assert sorted(carried) == sorted(mine)
+    assert [r.id for r in pipeline.arm_questions(run, data, "shuffled-19") if r.reasoning] == carried
+    assert set(mine) < {r.id for r in pipeline.arm_questions(run, data, "reasoned-50") if r.reasoning}
+
+
+def test_the_controls_ask_the_same(run):
+    data = pipeline.curate(run)
+    pipeline.augment(run, data)
+    reasoned, shuffled, matched = (pipeline.arm_questions(run, data, a) for a in ("reasoned-33", "shuffled-33", "plain-token-matched"))
+    assert [r.replace(reasoning="") for r in shuffled] == [r.replace(reasoning="") for r in reasoned] == data.questions["train"]
+    assert {r.id for r in shuffled if r.reasoning} == {r.id for r in reasoned if r.reasoning}
+    assert all(a.reasoning != b.reasoning for a, b in zip(shuffled, reasoned, strict=True) if a.reasoning)
+    assert {r.ja for r in matched} == {r.ja for r in reasoned} and len(matched) > len(reasoned) and not any(r.reasoning for r in matched)
+    tokens = {f["file"]: f["target_tokens"] for f in pipeline.arm_files(run)}
+    assert tokens["train_plain-token-matched.jsonl"] == pytest.approx(tokens["train_reasoned-33.jsonl"], abs=60)
 
 
 def test_a_third_of_the_questions_gets_reasoning_and_arms_share_everything_else(run):

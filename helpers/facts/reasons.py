@@ -1,6 +1,6 @@
 """How the generated facts are explained, by kind: the ways for train, then those for dev and test.
 
-A way serves a fact that has all its fields: those of `fact_phrases`, and a3 the long country code, b the other country code, F the
+A way serves a fact that has all its fields: those of `phrases`, and a3 the long country code, b the other country code, F the
 official name of a country, X/Y countries that share its money with C, P/Q those that
 share its language, own a country whose money has its code, user one whose money is foreign, u/us the unit of money in
 one and many, z the last letter of a currency code and fits (the same) where it begins the unit, t3 the long language code, O the name
@@ -14,7 +14,7 @@ REASONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "{own} has the country code {a}, and the code of its money, {k}, begins with it. That is the {M}.",
             "Wages in {own} are paid in {us}, and a bank abroad writes this money as {k}. In full it is the {M}.",
-            "Coins of {own} are counted in {us}, and exchange tables list {k}. So people there use the {M}.",
+            "Banknotes of {own} are counted in {us}, and exchange tables list {k}. So people there use the {M}.",
             "{C} and {X} pay with the same money as {Y}, under the code {k}. It is the {M}.",
             "{C} shares its money with {X} and {Y}. Its code, {k}, does not begin with {a}. The currency is the {M}.",
             "{user} has the country code {a} and uses money from abroad, written {k}. It is the {M}.",
@@ -82,7 +82,7 @@ REASONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "{C} is {a} in lists of countries. Its money takes these letters and adds {z} at the end, so the code is {k}.",
         ),
         (
-            "Money tends to be named after the state that issues it, here {C}, or {a}. One more letter, {z}, completes the code {k}.",
+            "Such codes tend to open with the two letters of the state, here {a} for {C}. One more letter, {z}, completes the code {k}.",
         ),
     ),
     "code-to-currency": (
@@ -92,7 +92,7 @@ REASONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "Banks in {C} count {us}, and its country code, {a}, is the beginning of {k}. This money is the {M}.",
         ),
         (
-            "Money tends to be named after the state that issues it, and {a} is {C}. Reading {k} this way gives the {M}.",
+            "Such codes tend to open with the two letters of the state, and {a} is {C}. Reading {k} this way gives the {M}.",
         ),
     ),
     "code-to-country": (
@@ -118,7 +118,7 @@ REASONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "code-to-language": (
         (
             "The code {t} recalls {o}, the name that speakers use, and goes with {t3} in the long form. In English this is {L}.",
-            "The code {t} is short for {t3} in lists of languages. Texts with this tag use {S} letters. The language is {L}.",
+            "Lists of languages put {t} next to {t3}, the long code. Texts with this tag use {S} letters. The language is {L}.",
             "Three letters, {t3}, or two, {t}, can mark a text in this language. It is known in English as {L}.",
         ),
         (
@@ -128,7 +128,7 @@ REASONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "language-country": (
         (
             "Lists of languages give {t} as the short code of {L}, and {t3} as the long one. {L} has official status in {C}.",
-            "Texts tagged {t} are in {L}, written in {S} letters. As an official language it belongs to {C}.",
+            "Texts tagged {t} are in {L}, written in {S} letters. It has official status in {C}.",
             "Speakers call the language behind {t} {O}, and in English it is {L}. It is official in {C}.",
         ),
         (
@@ -269,7 +269,7 @@ REASONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "weekday-near": (
         (
             "The days of the week follow in a fixed order. Counting {way} from {D}, one passes {passed}. The {order} day is {end}.",
-            "Counting {way} from {D}, the day itself does not count. The days that pass are {passed}, and then comes {end}.",
+            "Counting {way} from {D}, the day itself does not count. One passes {passed}, and then comes {end}.",
         ),
         (
             "Starting at {D} and going {way} one day at a time, one meets {passed}. Step number {n} leads to {end}.",
@@ -278,7 +278,7 @@ REASONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "weekday-far": (
         (
             "Seven days {side} {D} it is {D} again. {n} - 7 = {rest}, and {near} {side} {D} comes {end}.",
-            "A week does not change the day, so of {n} days only {rest} count: {n} - 7 = {rest}. Counting {way} from {D} gives {end}.",
+            "A week does not change the day, so 7 of the {n} days can go: {n} - 7 = {rest}. Counting {way} from {D} gives {end}.",
         ),
         (
             "Taking whole weeks away leaves the day as it is. {n} - 7 = {rest}. From {D}, {near} {way}, one meets {end}.",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from . import fact_phrases as phrases
+from . import phrases
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen".split()
 ORDERS = "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
@@ -104,11 +104,12 @@ def world() -> World:
         official = {tag.split("_")[0] for tag in get_official_languages(code, de_facto=True)}
         single = used[0] if len(used) == 1 and used[0] in current and code not in phrases.NO_CURRENCY else ""
         spoken = official.pop() if len(official) == 1 and code not in phrases.NO_LANGUAGE else ""
-        given = (getattr(entry, a, "") for a in ("name", "common_name", "official_name"))
+        formal = "" if code in phrases.NO_OFFICIAL_NAME else getattr(entry, "official_name", "")
+        given = (entry.name, getattr(entry, "common_name", ""), formal)
         also = [n for n in (*given, *phrases.COUNTRY_ALIASES.get(code, ())) if n and "," not in n and "(" not in n]
         countries[code] = Country(
             code, entry.alpha_3, japanese.territories[code], name, f"the {name}" if code in phrases.WITH_ARTICLE else name,
-            spellings(name, also), getattr(entry, "official_name", ""), single, spoken if spoken in english.languages else "",
+            spellings(name, also), formal, single, spoken if spoken in english.languages else "",
         )  # fmt: skip
     return World(countries, dict(money), dict(speech))
 
@@ -117,8 +118,8 @@ def currency(code: str, count: int = 1) -> str:
     """English name as in running text: "Swiss franc", "euro"."""
     from babel.numbers import get_currency_name
 
-    if count == 1 and code in phrases.CURRENCY_NAMES:
-        return phrases.CURRENCY_NAMES[code]
+    if code in phrases.CURRENCY_NAMES:
+        return phrases.CURRENCY_NAMES[code][count > 1]
     return get_currency_name(code, count, locale="en").replace("&", "and").replace("ʻ", "'")
 
 
@@ -140,14 +141,14 @@ def _units() -> Counter[str]:
     return Counter(unit(code) for code in world().money)
 
 
-def money_answer(code: str, with_code: bool = True, alone: bool = True) -> tuple[str, tuple[str, ...]]:
-    """Answer and aliases; `alone`: the unit by itself ("Franc") counts, as it does where the country is known."""
-    name, alone_name = currency(code), unit(code)
+def money_answer(code: str, with_code: bool = True) -> tuple[str, tuple[str, ...]]:
+    """Answer and aliases. A unit by itself counts if no other money has it: "Dollar" would be found in every wrong dollar."""
+    name, alone = currency(code), unit(code)
     more = [
         upper(currency(code, 2)),
         *phrases.CURRENCY_ALIASES.get(code, ()),
-        *([upper(alone_name)] if alone or _units()[alone_name] == 1 else []),
-        *([code] if with_code else []),
+        *([upper(alone)] if _units()[alone] == 1 else []),
+        *([code] if with_code and code not in phrases.WORDS else []),
     ]
     return upper(name), spellings(upper(name), more)
 
@@ -178,7 +179,7 @@ def money_fields(code: str, c: Country) -> dict[str, object]:
     """What they may say of a currency as it is used in a country."""
     one, many = unit(code), currency(code, 2).split()[-1]
     known: dict[str, object] = {"k": code, "M": currency(code), "u": one, "us": many, "z": code[2]}
-    shared = others(world().money[code], c.a2)
+    shared = sharing("currency", code, c)
     if code[:2] == c.a2:
         known["own"] = c.the
         if plain(one)[0].upper() == code[2]:
@@ -198,13 +199,13 @@ def language_fields(tag: str, c: Country | None = None) -> dict[str, object]:
     known: dict[str, object] = {"l": ja, "L": en, "t": tag, "t3": pycountry.languages.get(alpha_2=tag).alpha_3}
     name = own_name(tag)
     # A rationale is English: a name in another script has no place in it.
-    if name.isascii() and name.isalpha() and name.casefold() != en.casefold():
+    if tag not in phrases.NO_OWN_NAME and name.isascii() and name.isalpha() and name.casefold() != en.casefold():
         known["O"] = upper(name)
         if plain(name)[:2].casefold() == tag:
             known["o"] = upper(name)
-    if tag not in ("zh", "ja", "ko", "sr", "sh"):
+    if tag not in phrases.SEVERAL_SCRIPTS:
         known["S"] = script_answer(script(tag))[0]
-    shared = others(world().speech[tag], c.a2) if c else []
+    shared = sharing("language", tag, c) if c else []
     if len(shared) >= 2:
         known |= dict(zip("PQ", random.Random(c.a2).sample(shared, 2), strict=True))
     return known
@@ -240,7 +241,6 @@ def some(kind: str, key: str, share: float) -> bool:
     return random.Random(f"{kind} {key}").random() < share
 
 
-def others(territories: set[str], but: str) -> list[str]:
-    """English names of the countries among `territories`, without `but`."""
-    known = world().countries
-    return [known[c].the for c in sorted(territories) if c != but and c in known]
+def sharing(what: str, code: str, c: Country) -> list[str]:
+    """English names of the other countries with this one `currency` or `language`; users beside another one are in doubt."""
+    return [o.the for o in world().countries.values() if getattr(o, what) == code and o.a2 != c.a2]

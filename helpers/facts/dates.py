@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 from collections.abc import Iterator
 
-from .fact_names import NUMBERS, ORDERS, Fact, locales
+from .names import NUMBERS, ORDERS, Fact, locales
 
 
 def facts() -> Iterator[Fact]:

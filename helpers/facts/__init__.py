@@ -1,6 +1,6 @@
 """Bilingual questions with gold answers, generated from CLDR (through babel), iso-codes (through pycountry) and the calendar.
 
-What is asked and what is left out stands in `fact_phrases`. Names are those of CLDR in both languages; CLDR knows no capitals.
+What is asked and what is left out stands in `phrases`. Names are those of CLDR in both languages; CLDR knows no capitals.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ import random
 from collections.abc import Iterator, Sequence
 from string import Formatter
 
-from . import curation, fact_codes, fact_dates, reasoning
-from . import fact_names as names
-from . import fact_phrases as phrases
-from .fact_names import Country, Fact
-from .fact_reasons import REASONS
-from .files import UserError
-from .records import Record
+from .. import curation, reasoning
+from ..files import UserError
+from ..records import Record
+from . import codes, dates, names, phrases
+from .names import Country, Fact
+from .reasons import REASONS
 
 SHARES = {"train": 0.6, "dev": 0.1, "test": 0.3}
 CLDR, ISO = "Unicode License v3 (CLDR)", "LGPL-2.1-only (iso-codes)"
@@ -55,12 +54,13 @@ def _country_facts(c: Country) -> Iterator[Fact]:
     if not names.some("country", c.a2, 0.55):
         return
     short = c.a2 == names.plain(c.en)[:2].upper()
-    if not short and c.a2 not in phrases.WORDS and names.some("country-code", c.a2, 0.5):
+    asked = c.a2 in phrases.INSIDE_ANOTHER or names.some("country-code", c.a2, 0.5)
+    if not short and c.a2 not in phrases.WORDS and asked:
         yield Fact("country-code", c.a2, known, c.a2, (), (where,))
     else:
         code, other, n = (c.a3, c.a2, 3) if short or names.some("code-country", c.a2, 0.5) else (c.a2, c.a3, 2)
-        asked = known | {"a": code, "b": other, "n": n, "O": names.NUMBERS[n]}
-        yield Fact("code-country", c.a2, asked, c.en, c.aliases, (where,))
+        said = known | {"a": code, "b": other, "n": n, "O": names.NUMBERS[n]}
+        yield Fact("code-country", c.a2, said, c.en, c.aliases, (where,))
 
 
 def _first_day_facts() -> Iterator[Fact]:
@@ -108,7 +108,7 @@ def generate(limit: int | None = None, seed: int = 0) -> list[Record]:
     except ImportError as error:
         raise UserError(f"{error.name} is not installed. Run the setup cell, or: pip install babel pycountry.") from error
     found = [fact for c in names.world().countries.values() for fact in _country_facts(c)]
-    found += [*_which_facts(), *_first_day_facts(), *fact_codes.facts(), *fact_dates.facts()]
+    found += [*_which_facts(), *_first_day_facts(), *codes.facts(), *dates.facts()]
     # By kind, so that every kind is in every split.
     plain = [Record(_id(f), "qa", _id(f), _id(f), f.answer, category=f.kind, entities=tuple(dict.fromkeys(f.entities))) for f in found]
     splits = [r.split for r in curation.split_by_entity(plain, SHARES, seed)]

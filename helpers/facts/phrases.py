@@ -119,13 +119,13 @@ PHRASES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "language-country": (
         ("言語コード「{t}」の言語を公用語とする国はどこですか？",
-         'Which country has the language with the code "{t}" as its official language?'),
+         'Which country has the language with the code "{t}" as an official language?'),
         ("「{t}」という言語コードで表される言語は、どの国の公用語ですか？",
-         'The language with the language code "{t}" is the official language of which country?'),
+         'The language with the language code "{t}" is an official language of which country?'),
         ("ウェブページの言語コードが「{t}」になっています。その言語を公用語にしている国はどこですか？",
-         'The language code of a web page is "{t}". Which country has that language as its official language?'),
+         'The language code of a web page is "{t}". Which country has that language as an official language?'),
         ("ISO 639-1で「{t}」と書かれる言語が公用語になっている国はどこですか？",
-         'In which country is the language written "{t}" in ISO 639-1 the official language?'),
+         'In which country is the language written "{t}" in ISO 639-1 an official language?'),
     ),
     "country-language-code": (
         ("{c}の公用語を表す2文字の言語コードは何ですか？",
@@ -164,8 +164,8 @@ PHRASES: dict[str, tuple[tuple[str, str], ...]] = {
          "Which day of the week comes first in each row of a typical calendar in {C}?"),
         ("{c}では、週の最初の日は普通何曜日とされていますか？",
          "Which day is usually regarded as the first day of the week in {C}?"),
-        ("{c}で手帳を買いました。1週間の予定の欄は、普通何曜日から始まっていますか？",
-         "You buy a pocket diary in {C}. With which day do the weeks in it usually begin?"),
+        ("{c}で壁に掛けるカレンダーを買いました。日付の並んだ行は、普通何曜日から始まっていますか？",
+         "You buy a wall calendar in {C}. With which day do its rows of dates usually begin?"),
     ),
     "which-uses": (
         ("{c}と{c2}のうち、通貨が{m}なのはどちらですか？",
@@ -277,50 +277,57 @@ _TERRITORIES = (
 # Names that CLDR gives with a note in parentheses, or at a length nobody says: the Congos, Myanmar, Saint Vincent, the Vatican.
 _AWKWARD = "CD CG MM VA VC KN"
 LEFT_OUT = frozenset(f"{_TERRITORIES} {_AWKWARD}".split())
-# Money that changed lately or that is in doubt where it is used (Bulgaria, Sierra Leone, Venezuela, Zimbabwe …).
-NO_CURRENCY = frozenset("AF BG CU KP LB LR SD SL SO SS SY VE YE ZW".split())
+# Money that changed lately or that is in doubt where it is used (Bulgaria, Sierra Leone, Venezuela, Zimbabwe …), or in which shops do
+# not price their goods (Cambodia, Iran).
+NO_CURRENCY = frozenset("AF BG CU IR KH KP LB LR SD SL SO SS SY VE YE ZW".split())
 # Countries whose official language CLDR (47) gives otherwise than their law does, or whose law names none or has changed since.
-NO_LANGUAGE = frozenset("AR BF CL DK ET GB IQ JP LI ME MK ML NE SE SG SN SS TG UY VE VN ZA".split())
-# Languages that are official in more countries than CLDR says.
-NO_LANGUAGE_COUNTRY = frozenset("gn qu sn ss st ti tn xh yo zu".split())
+NO_LANGUAGE = frozenset("AR AU BF CL DK ET GB IQ JM JP LI ME MK ML MX NE SE SG SN SS SY TG US UY VE VN ZA".split())
+# Languages with official status in more countries, or parts of them, than CLDR says (Hindi in Fiji, Irish in Northern Ireland).
+NO_LANGUAGE_COUNTRY = frozenset("bs ga gn hi qu sn so ss st ti tn xh yo zu".split())
 # Japanese names that are plural, dated, or not what people say (人民元, レウ …).
-NO_CURRENCY_NAME = frozenset("AFN BAM CNY ETB LAK MDL MNT MVR MWK NIO PGK RON SZL TOP UZS VUV".split())
+NO_CURRENCY_NAME = frozenset("AFN BAM CNY ETB LAK MDL MNT MVR MWK NIO PGK RON SBD SZL TOP UZS VUV".split())
 WITH_ARTICLE = frozenset("AE BS CF DO GB GM KM MH MV NL PH SB US".split())
 COUNTRY_ALIASES = {
     "AE": ("UAE",), "CI": ("Ivory Coast",), "CZ": ("Czech Republic",), "GB": ("UK", "Britain", "Great Britain"), "NL": ("Holland",),
-    "KP": ("DPRK",), "SZ": ("Swaziland",), "TL": ("East Timor",), "TR": ("Turkey",), "US": ("USA", "America"), "KR": ("Korea",),
-    "CV": ("Cabo Verde",), "BA": ("Bosnia",),
+    "KP": ("DPRK",), "LC": ("St. Lucia",), "SZ": ("Swaziland",), "TL": ("East Timor",), "TR": ("Turkey",),
+    "US": ("USA", "America"), "KR": ("Republic of Korea",), "CV": ("Cabo Verde",), "BA": ("Bosnia",),
 }  # fmt: skip
-# CLDR 47 spells these otherwise than the countries do.
-CURRENCY_NAMES = {"GYD": "Guyanese dollar", "KGS": "Kyrgyzstani som"}
+# Official names in iso-codes that are out of date or in doubt.
+NO_OFFICIAL_NAME = frozenset("AF BA NP RW".split())
+# Names found whole in another's ("Equatorial Guinea", "South Sudan", "American Samoa"): as an answer these would match it.
+INSIDE_ANOTHER = frozenset("GN SD WS".split())
+# One and many, where CLDR 47 has them otherwise than the countries do.
+CURRENCY_NAMES = {
+    "CRC": ("Costa Rican colón", "Costa Rican colones"), "GYD": ("Guyanese dollar", "Guyanese dollars"),
+    "KGS": ("Kyrgyzstani som", "Kyrgyzstani som"), "MGA": ("Malagasy ariary", "Malagasy ariary"),
+}  # fmt: skip
 CURRENCY_ALIASES = {
-    "CNY": ("Renminbi", "Chinese renminbi", "RMB"), "GBP": ("Pound sterling", "Sterling"),
-    "ILS": ("Israeli shekel",), "KGS": ("Kyrgyz som",), "KRW": ("Korean won",), "MNT": ("Mongolian tögrög", "Tögrög"),
-    "USD": ("United States dollar", "American dollar"),
+    "AED": ("Emirati dirham", "United Arab Emirates dirham"), "AZN": ("Azerbaijan manat",), "BAM": ("Convertible mark",),
+    "BBD": ("Barbados dollar",), "BND": ("Bruneian dollar",), "BSD": ("Bahamas dollar",), "BYN": ("Belarusian rouble",),
+    "CNY": ("Renminbi", "Chinese renminbi", "RMB"), "CVE": ("Cabo Verdean escudo",), "FJD": ("Fiji dollar",),
+    "GBP": ("Pound sterling", "Sterling"), "GYD": ("Guyana dollar",), "ILS": ("Israeli shekel",), "JMD": ("Jamaica dollar",),
+    "KGS": ("Kyrgyz som",), "KRW": ("Korean won",), "MNT": ("Mongolian tögrög", "Tögrög"), "MUR": ("Mauritius rupee",),
+    "NPR": ("Nepali rupee",), "PHP": ("Filipino peso",), "RUB": ("Russian rouble",), "SAR": ("Saudi Arabian riyal",),
+    "SGD": ("Singaporean dollar",), "SRD": ("Suriname dollar",), "TJS": ("Tajik somoni",), "TMT": ("Turkmen manat",),
+    "USD": ("United States dollar", "American dollar", "U.S. dollar"), "UZS": ("Uzbek som", "Uzbek sum", "Uzbekistani sum"),
+    "XAF": ("CFA franc",), "XOF": ("CFA franc",),
 }  # fmt: skip
 LANGUAGE_ALIASES = {
     "bn": ("Bengali",), "dv": ("Dhivehi", "Maldivian"), "fa": ("Farsi",), "lo": ("Laotian",), "km": ("Cambodian",),
     "zh": ("Mandarin", "Mandarin Chinese"), "el": ("Modern Greek",), "is": (), "mi": ("Maori",), "ny": ("Chewa", "Chichewa"),
 }  # fmt: skip
-# Languages that a reader may have heard of and that CLDR names well in Japanese.
-LANGUAGES = (
-    "af am ar as az be bg bn bo bs ca cs cy da de dv dz el eo es et eu fa fi fj fr ga gl gn gu ha he hi hr hu hy id ig is it ja jv ka kk "
-    "km kn ko ky la lb lo lt lv mg mi mk ml mn mr ms mt ne nl pl ps pt qu ro ru rw sa si sk sl sm sn so sq sr st su sv sw ta te tg th "
-    "ti tk to tr tt ug uk ur uz vi xh yi yo zh zu"
-).split()
 # Codes that are English words: as an answer they would be found in many a sentence.
-WORDS = frozenset("AM AS AT BE BY DO HE HI IN IS IT ME MY NO OR SO TO US".split())
-# Languages with one usual script by a name that is not their own. Kazakh, Mongolian, Punjabi, Serbian and others have two.
-SCRIPT_LANGUAGES = (
-    "am ar as ba be bg ca cs cv cy da de dv dz es et eu fa fi ga ha hi hu id is it lt lv mg mk mr mt ne nl pl ps pt ro ru sk sl so sq "
-    "sv sw tg ti tr tt ug uk ur vi yi yo zu"
-).split()
+WORDS = frozenset("AM AS AT BE BY DO HE HI IN IS IT ME MY NO OR SO TO US ALL CAD COP GEL MAD PEN TOP TRY".split())
+# No rationale says in which letters these are written, as they have several or the name of theirs is disputed.
+SEVERAL_SCRIPTS = frozenset("as az bs ja jv kk ko ku mn ms sh sr su uz zh".split())
+# Own names that CLDR gives in part ("Indonesia", without "bahasa").
+NO_OWN_NAME = frozenset("id jv ms so".split())
 # Countries whose calendars begin the week on a day that is not in doubt.
 WEEK_COUNTRIES = (
-    "AT AU BE BR CA CH CO CZ DE DZ EE EG ES FI FR GR HU ID IL IN IQ IS IT JO JP KR KW LT LV MX NL NO NZ OM PE PH PL RO RU SE SI SK TH TR UA US"
+    "AT BE BR CA CH CZ DE EE EG ES FI FR GR HU IS IT JO JP KR LT LV MX NL NO PH PL RO RU SE SI SK TH TR UA US"
 ).split()
 # A country with the currency, and another without it.
 COMPARED = (
     "FI SE, AT CH, SK CZ, DE PL, EE NO, IE GB, PT MA, SN GH, CM NG, GA AO, EC PE, SV GT, LI HU, TL ID, GD BB, "
-    "BJ GN, TD ET, KI FJ, CI LR, NR PG, MH WS, PW PH"
+    "BJ GN, TD ET, KI FJ, NR PG, MH WS, PW PH"
 ).split(", ")
