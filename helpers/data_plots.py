@@ -190,8 +190,8 @@ def _costs(medians: Mapping[str, Mapping[str, float]]) -> str:
     widest = max(medians, key=gap)
     found = medians[widest]
     most, least = max(found, key=found.get), min(found, key=found.get)
-    told = [f"{widest} takes {gap(widest):.1f} times as many tokens with {most} as with {least} ({found[most]:.2f} and {found[least]:.2f} "
-            "per character)"]  # fmt: skip
+    told = [f"{widest} takes {gap(widest):.1f} times as many tokens with {most} as with {least} "
+            f"({found[most]:.2f} and {found[least]:.2f} per character)"]  # fmt: skip
     for language in medians:
         if language != widest:
             ends = dict.fromkeys(f"{end(medians[language].values()):.2f}" for end in (min, max))
@@ -237,7 +237,7 @@ def acceptance(rows: Sequence[Mapping[str, Any]], title: str | None = None, alt:
 
 @style()
 def scale(measured: Mapping[str, Any] | str | Path, title: str | None = None, alt: str | None = None) -> Figure:
-    """Seconds and peak memory (GB) of curation against rows, both axes logarithmic: the result of `scale.measure`, or its JSON file.
+    """Seconds and peak memory (GB) of curation against rows, on logarithmic axes: the result of `scale.measure`, or its JSON file.
 
     A dashed line grows in proportion to the rows. Raises `UserError` for a file that is not of `scale.measure`.
     """

@@ -21,9 +21,10 @@ SMOLLM2 = "smollm2-135m"
 
 
 def available(say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Name of each known model → its tokenizer, as far as packages, the hub's cache or the hub have it; of one vocabulary the first.
+    """Name of each known model → its tokenizer, as far as packages, the hub's cache or the hub have it.
 
-    One line says which are not to be had and why, one which share a vocabulary. Asks nothing of a hub that does not answer.
+    Of a vocabulary that several share, the first stands for all. One line says which are not to be had and why, one which share a
+    vocabulary. Asks nothing of a hub that does not answer.
     """
     known = [name for name, p in profiles.PROFILES.items() if p.model.source != "random"]
     reachable = _reachable()
@@ -36,8 +37,8 @@ def available(say: Callable[[str], None] = print) -> dict[str, Any]:
             tokenizer = _load(name, not reachable, say)
         except (UserError, OSError, ValueError) as error:
             hub = name != SMOLLM2 and profiles.PROFILES[name].model.source == "hub"
-            reason = " ".join(str(error).split())[:120]
-            lacking.setdefault("the hub does not answer and its cache lacks them" if hub and not reachable else reason, []).append(name)
+            why = "the hub does not answer and its cache lacks them" if hub and not reachable else " ".join(str(error).split())[:120]
+            lacking.setdefault(why, []).append(name)
             continue
         there = first.setdefault(_vocabulary(tokenizer), name)
         if there == name:
@@ -116,7 +117,7 @@ def table(tokenizers: Mapping[str, Any], records: Sequence[Record], sample: int 
 
 
 def summary(frame: DataFrame) -> DataFrame:
-    """The rows of `table` as one a tokenizer and language: `n` texts, and of their fertility the `median`, `5 %` and `95 %` quantile."""
+    """A row a tokenizer and language of `table`: `n` texts, and of their fertility `median`, `5 %` and `95 %` (quantiles)."""
     groups = frame.groupby(["tokenizer", "language"], sort=False)["fertility"]
     shares = {"median": 0.5, "5 %": 0.05, "95 %": 0.95}
     return groups.size().to_frame("n").assign(**{name: groups.quantile(q) for name, q in shares.items()}).reset_index()

@@ -26,7 +26,7 @@ REASONS = {
     "near-copy": "ほかの説明とほぼ同じです / It is nearly a copy of a rationale accepted before it.",
 }
 TOKENS, WORDS = (10, 120), (8, 80)
-# The 553 authored rationales set these bounds: their largest pairwise Jaccard index is 0.23 (word bigrams), and their longest run
+# The authored rationales set these bounds: their largest pairwise Jaccard index is 0.23 (word bigrams), and their longest run
 # of words shared with another split, "on the coast of the sea of Japan", has three words that are not function words.
 RUN, SHORT_TEXT, CONTENT, NEAR = 8, 5, 4, 0.7
 ANYBODYS = 3  # held-out records that share a passage: it gives none of them away, as in records made from a template

@@ -105,7 +105,7 @@ PROFILES: dict[str, Profile] = {
                 # Gemma 3 is reported to overflow fp16; on a T4 it is computed in fp32 until somebody has measured the 270M.
                 fp16_safe=False,
             ),
-            # 144 of the 212 test questions: with all of them the default run would not end within 20 minutes on 2 cores.
+            # 144 of the 320 test questions: with all of them the default run would not end within 20 minutes on 2 cores.
             Recipe(test_questions=144),
         ),
         # LoRA targets of phi-2 and Phi-3: module names in transformers' modeling_phi.py and modeling_phi3.py.

@@ -26,7 +26,7 @@ def english(record: Record) -> list[str]:
 
 
 def test_contract(questions):
-    assert len(questions) >= 400
+    assert len(questions) >= 800 and sum(r.split == "test" for r in questions) >= 250
     assert len({r.id for r in questions}) == len(questions)
     for r in questions:
         assert records.problem(r.to_dict()) is None
@@ -42,6 +42,18 @@ def test_categories_are_in_every_split(questions):
     categories = {c for c, _ in counts}
     assert len(categories) >= 8
     assert all(counts[c, s] >= 8 for c in categories for s in SPLITS), counts
+
+
+def test_the_three_levels_of_difficulty_are_balanced_in_every_split(questions):
+    counts = Counter((r.difficulty, r.split) for r in questions)
+    for split in SPLITS:
+        shares = [counts[level, split] / sum(r.split == split for r in questions) for level in ("fact", "two-hop", "calculation")]
+        assert min(shares) > 0.25, (split, shares)
+
+
+def test_a_rationale_has_one_to_four_steps(questions):
+    steps = {r.id: len(re.split(r"(?<=[.!?])\s+(?=[A-Z0-9(\"])", r.reasoning)) for r in questions}
+    assert {i: n for i, n in steps.items() if n > 4} == {}
 
 
 def test_no_entity_in_two_splits(questions):
@@ -151,7 +163,7 @@ def rows(head: str) -> dict[str, tuple[int, ...]]:
     return {first: tuple(map(int, rest)) for first, *rest in cells}
 
 
-@pytest.mark.parametrize("head", ["category", "hops"])
+@pytest.mark.parametrize("head", ["category", "hops", "difficulty"])
 def test_the_tables_of_the_card_agree_with_the_file(questions, head):
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for r in questions:

@@ -17,15 +17,18 @@ from helpers.records import Record
 
 
 def _counts(tokenizers=("gemma3-270m", "phi-2")):
-    rows = [(t, language, (3 + i % 5) * (1 + 2 * k * (language == "Japanese")), 10) for k, t in enumerate(tokenizers)
-            for language in ("English", "Japanese") for i in range(40)]  # fmt: skip
+    rows = [(t, language, (3 + i % 5) * (1 + 2 * k * (language == "Japanese")), 10)
+            for k, t in enumerate(tokenizers) for language in ("English", "Japanese") for i in range(40)]  # fmt: skip
     return pd.DataFrame(rows, columns=["tokenizer", "language", "tokens", "characters"])
 
 
 def _outcomes(codes, teachers=("authored", "教師・外部")):
     training = [Record(f"r{i}", "qa", "問い", "question", "answer", category=c) for i, c in enumerate(("算数", "everyday") * 30)]
-    return [row for k, t in enumerate(teachers)
-            for row in gates.acceptance(training, {r.id: codes[i * (k + 1) % len(codes)] for i, r in enumerate(training)}, t)]  # fmt: skip
+    rows = []
+    for k, teacher in enumerate(teachers, 1):
+        outcomes = {r.id: codes[i * k % len(codes)] for i, r in enumerate(training)}
+        rows += gates.acceptance(training, outcomes, teacher)
+    return rows
 
 
 def _measured(rows=(10_000, 50_000, 203_308)):
@@ -102,7 +105,8 @@ def test_fertility_names_the_widest_gap_and_its_medians():
     figure = data_plots.fertility(_counts())
     # Median 5 tokens of 10 characters; phi-2 takes three times as many for Japanese, as many for English.
     found = figure.get_suptitle().replace("\n", " ")
-    assert found == "Japanese takes 3.0 times as many tokens with phi-2 as with gemma3-270m (1.50 and 0.50 per character); English 0.50 with each"
+    assert found.startswith("Japanese takes 3.0 times as many tokens with phi-2 as with gemma3-270m (1.50 and 0.50 per character); ")
+    assert found.endswith("; English 0.50 with each")
     assert [ax.get_title(loc="left").split("\n")[0] for ax in figure.axes] == [
         "gemma3-270m, Japanese", "gemma3-270m, English", "phi-2, Japanese", "phi-2, English"]  # fmt: skip
     assert [ax.lines[0].get_xdata()[0] for ax in figure.axes] == pytest.approx([0.5, 0.5, 1.5, 0.5])
@@ -139,7 +143,8 @@ def test_acceptance_fills_each_bar_and_counts_each_teacher():
 
 
 def test_acceptance_takes_codes_of_the_users_own():
-    rows = [{"teacher": "t", "category": "c", "n": 2, "accepted": 1, "新しい理由": 1}, {"teacher": "t", "category": "none asked", "n": 0}]
+    rows = [{"teacher": "t", "category": "c", "n": 2, "accepted": 1, "新しい理由": 1}]
+    rows += [{"teacher": "t", "category": "none asked", "n": 0}]
     figure = data_plots.acceptance(rows)
     assert "新しい理由" in _texts(figure) and "none asked" not in _texts(figure)
 
@@ -160,7 +165,7 @@ def test_scale_reads_the_file_of_the_benchmark(tmp_path):
 
 def test_scale_of_one_size_or_none_or_another_file(tmp_path):
     figure = data_plots.scale({"sizes": _measured((1000,))["sizes"], "fit": None})
-    assert figure.legends == [] and "power" not in figure.get_suptitle() and _cut(figure) == []
+    assert figure.legends == [] and "grows" not in figure.get_suptitle() and _cut(figure) == []
     assert "no data" in _texts(data_plots.scale({"sizes": []}))
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(UserError, match="curation_scale.json"):

@@ -20,7 +20,7 @@ def record(en: str, check: str, answer: str, category: str = "arithmetic") -> Re
     return Record("own-1", "qa", "問題です。", en, answer=answer, check=check, category=category)
 
 
-@pytest.mark.parametrize("category, least", [("arithmetic", 0.95), ("dates", 0.8)])
+@pytest.mark.parametrize("category, least", [("arithmetic", 0.9), ("dates", 0.7)])
 def test_most_authored_records_are_explained_and_every_explanation_passes_the_gates(questions, category, least):
     mine = [r for r in questions if r.category == category]
     texts = worked.rationales(mine)
