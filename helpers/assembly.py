@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import corpora, curation, edits, filters, reasoning, records, similarity, sources
+from . import corpora, curation, edits, filters, models, reasoning, records, similarity, sources
 from .files import read_json, sha256, whole_file, write_json
 from .records import Record
 from .runtime import Run
 
 SPLITS = ("train", "dev", "test")
+MAX_TOKENS = 128  # of a sentence
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,11 @@ def _draw(
     if len(own_pairs) > wanted["train"]:
         say(f"Your {len(own_pairs):,} sentence pairs are more than train_pairs={wanted['train']:,}: all are kept, Tatoeba adds none.")
     fill = {**wanted, "train": max(0, wanted["train"] - len(own_pairs))}
-    pairs, funnels["tatoeba"] = curation.curate_pairs(tatoeba, [*held, *own_pairs], fill, run.recipe.seed)
+    count = filters.token_counter(models.load_tokenizer(run.profile, say))
+    limit = min(MAX_TOKENS, run.recipe.max_length // 3)  # both sides and the prompt's own words have to fit
+    pairs, funnels["tatoeba"] = curation.curate_pairs(
+        tatoeba, [*held, *own_pairs], fill, run.recipe.seed, count_tokens=count, max_tokens=limit
+    )
     guard = curation.Contamination([*held, *pairs["dev"], *pairs["test"]])
     own_train = funnels["own"].apply("not in the held-out sets", own_train, guard)
     kept = []

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import corpora, curation, filters, records, similarity
+from . import corpora, curation, filters, models, profiles, records, similarity
 from .files import ROOT, UserError, write_json, write_text
 from .records import Record
 
@@ -183,9 +183,10 @@ def _task(task: str, rows: int, source: str) -> dict:
     pairs = _sample(rows, source)
     if task == "curate":
         held = [r for r in corpora.questions() if r.split in ("dev", "test")]
+        count = filters.token_counter(models.load_tokenizer(profiles.choose("tiny" if source else "gemma3-270m"), lambda text: None))
         sizes = {"train": None, "dev": min(1000, rows // 20), "test": min(1000, rows // 20)}
         begun, busy = time.perf_counter(), time.process_time()
-        splits, funnel = curation.curate_pairs(pairs, held, sizes)
+        splits, funnel = curation.curate_pairs(pairs, held, sizes, count_tokens=count)
         seconds, busy = time.perf_counter() - begun, time.process_time() - busy
         more = {"kept": sum(map(len, splits.values())), "steps": funnel.steps, "cpu_seconds": round(busy, 3)}
         more["rows_per_second"] = round(rows / seconds)
