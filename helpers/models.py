@@ -22,18 +22,21 @@ def local_folder(profile: Profile, say: Callable[[str], None] = print) -> str:
     made_from = corpora.GEMMA.sha256 if model.source == "package" else sha256(corpora.QUESTIONS)
     folder = cache_folder() / f"{profile.name}-{made_from[:8]}-safetensors"
     if not ((folder / "config.json").exists() and (folder / "model.safetensors").exists()):
-        convert = _convert_gguf if model.source == "package" else _make_tiny
         with whole_folder(folder) as temporary:
-            convert(profile, temporary, say)
+            if model.source == "package":
+                convert_gguf(corpora.GEMMA, temporary, say)
+            else:
+                _make_tiny(profile, temporary)
     return str(folder)
 
 
-def _convert_gguf(profile: Profile, folder: Path, say: Callable[[str], None]) -> None:
+def convert_gguf(source: corpora.Source, folder: Path, say: Callable[[str], None]) -> None:
+    """Write the GGUF model of `source` into `folder` as safetensors in bf16, with its tokenizer. Raises `UserError`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    gguf = corpora.fetch(corpora.GEMMA, say)
-    say("Converting the model to safetensors (about a minute, once) …")
+    gguf = corpora.fetch(source, say)
+    say(f"Converting {source.name} to safetensors (about a minute, once) …")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # Saving refuses a model that still says it is quantised as GGUF.
@@ -41,10 +44,10 @@ def _convert_gguf(profile: Profile, folder: Path, say: Callable[[str], None]) ->
     model.hf_quantizer = None
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "LICENSE.txt").write_text(f"{corpora.GEMMA.attribution} {corpora.GEMMA.license}\n", encoding="utf-8")
+    (folder / "LICENSE.txt").write_text(f"{source.attribution} {source.license}\n", encoding="utf-8")
 
 
-def _make_tiny(profile: Profile, folder: Path, say: Callable[[str], None]) -> None:
+def _make_tiny(profile: Profile, folder: Path) -> None:
     """A random model of the profile's architecture with a byte-level BPE tokenizer trained on the authored questions."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

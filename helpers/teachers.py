@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import corpora, worked, worked_arithmetic
+from . import corpora, models, worked, worked_arithmetic
 from .corpora import Source
 from .files import UserError, cache_folder, sha256, whole_folder
 from .records import Record
@@ -146,20 +146,8 @@ def smollm2_folder(say: Callable[[str], None] = print) -> Path:
     """Folder of SmolLM2-135M-Instruct (Apache-2.0; English alone), fetched and converted once. Raises `UserError`."""
     folder = cache_folder() / f"smollm2-135m-instruct-{SMOLLM2.sha256[:8]}-safetensors"
     if not ((folder / "config.json").exists() and (folder / "model.safetensors").exists()):
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        gguf = corpora.fetch(SMOLLM2, say)
-        say("Converting the teacher to safetensors (half a minute, once) …")
         with whole_folder(folder) as temporary:
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-            # Saving refuses a model that still says it is quantised as GGUF.
-            model.config.__dict__.pop("quantization_config", None)
-            model.hf_quantizer = None
-            model.to(torch.bfloat16).save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            (temporary / "LICENSE.txt").write_text(f"{SMOLLM2.attribution} {SMOLLM2.license}\n", encoding="utf-8")
+            models.convert_gguf(SMOLLM2, temporary, say)
     return folder
 
 

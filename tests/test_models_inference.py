@@ -21,7 +21,7 @@ def test_base_is_nf4_with_double_quantisation_and_the_adapter_is_everywhere(name
     assert adapted == set(profile.model.lora_targets)
 
 
-def test_merged_dense_model_equals_the_quantised_one_with_its_adapter(tiny, tmp_path, pairs):
+def test_merged_dense_model_equals_the_quantised_one_with_its_adapter(tiny, tmp_path, pairs, fp32):
     import torch
 
     tokenizer = models.load_tokenizer(tiny)
@@ -65,7 +65,7 @@ def test_batched_generation_equals_one_by_one(name, questions, fp32):
     assert all(c.tokens <= 6 for c in together)
 
 
-def test_cached_prefix_changes_no_token(tiny, questions):
+def test_cached_prefix_changes_no_token(tiny, questions, fp32):
     """The few-shot prefix is computed once; the same token ids without a cache give the same completions."""
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
     prefix = prompts.few_shot("multistep", questions[:2])
