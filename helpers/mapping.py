@@ -49,14 +49,14 @@ def mapping_widget(
     guessed = tables.guess_columns(header)
     # Values are positions: a column's name may be empty or there twice.
     options = [(_NONE, -1), *((progress.cut(name[:80], 40), i) for i, name in enumerate(header))]
-    wide = {"description_width": "14em"}
+    wide = {"description_width": "16em"}
     fields = {
         field: w.Dropdown(
             options=options,
             value=header.index(guessed[field]) if field in guessed else -1,
             description=label,
             style=wide,
-            layout=w.Layout(width="32em", max_width="100%"),
+            layout=w.Layout(width="34em", max_width="100%"),
         )
         for field, label in LABELS.items()
     }
@@ -84,5 +84,5 @@ def mapping_widget(
     button.on_click(load)
     title = w.HTML(f"<b>最初の {len(shown)} 行 / First {len(shown)} rows</b>")
     hint = w.HTML("どの列が何かを選んでください。日本語と英語は必須です / Choose what each column is. Japanese and English are required")
-    table = w.HTML(f'<div style="overflow-x:auto">{_table(head, cells)}</div>')
+    table = w.HTML(f'<div style="overflow-x:auto;line-height:1.5">{_table(head, cells)}</div>')
     return w.VBox([hint, *fields.values(), button, status, title, table])

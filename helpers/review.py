@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from . import gates
@@ -19,7 +19,7 @@ from .records import Record
 from .widgets import _folded, _one_line
 
 if TYPE_CHECKING:
-    from ipywidgets import Widget
+    from ipywidgets import HTML, Button, Widget
 
 FIELDS = {"ja": "日本語 / Japanese", "en": PARTS["english"], "reasoning": PARTS["reasoning"], "answer": PARTS["answer"]}
 STATES = {
@@ -30,6 +30,7 @@ STATES = {
     "changed": "元の文が変わったので再確認 / changed since it was decided on",
 }
 BUTTONS = {"accept": "採用 / Accept (a)", "edit": "編集 / Edit (e)", "reject": "除外 / Reject (r)"}
+STYLES = {"accept": "success", "edit": "info", "reject": "danger"}
 MOVES = {"previous": "← 前 / previous (p)", "next": "次 / next (n) →", "undo": "取り消し / Undo (u)"}
 # What a key gives: itself, or the kana that a Japanese input method makes of it.
 COMMANDS = {
@@ -41,6 +42,7 @@ COMMANDS = {
     "u": "undo", "う": "undo", "ウ": "undo",
 }  # fmt: skip
 _EVERYTHING = "*"
+_LINE = "28px"  # what a line of text takes: a note that comes up must not push the buttons from under the mouse
 _OPEN = "編集中です。先に保存するか中止してください / an edit is open: save or cancel it first"
 
 
@@ -52,6 +54,17 @@ def _error(error: BaseException) -> str:
     return _line(f"エラー / error: {_one_line(error)}")
 
 
+def _focus(widget: Widget) -> None:
+    # ipywidgets 7 cannot: there the reader clicks.
+    if hasattr(widget, "focus"):
+        widget.focus()
+
+
+def _mark(buttons: Mapping[str, Button], state: str) -> None:
+    for name in BUTTONS:
+        buttons[name].button_style = STYLES[name] if name == state else ""
+
+
 def _card(record: Record, head: str, fields: Sequence[str]) -> str:
     lines = [f"<b>{FIELDS[f]}</b>: {_japanese(getattr(record, f))}" for f in fields if getattr(record, f)]
     style = "border-top:1px solid rgba(128,128,128,.5);padding:4px 8px;line-height:1.5;overflow-wrap:anywhere"
@@ -59,18 +72,24 @@ def _card(record: Record, head: str, fields: Sequence[str]) -> str:
 
 
 class _Editor:
-    """Text areas for some fields of one record; `save(record, changes)` raises `UserError` for what cannot be saved."""
+    """Text areas for some fields of one record; `save(record, changes)` raises `UserError` for what cannot be saved.
 
-    def __init__(self, fields: Sequence[str], save: Callable[[Record, dict[str, str]], None]):
+    `left` is called when a button has closed the form.
+    """
+
+    def __init__(
+        self, fields: Sequence[str], save: Callable[[Record, dict[str, str]], None], left: Callable[[], None] = lambda: None
+    ):
         import ipywidgets as w
 
-        wide, size = {"description_width": "initial"}, w.Layout(width="100%", height="5em")
+        # Of the width "100%" the right edge is cut off: the margins come on top.
+        wide, size = {"description_width": "10em"}, w.Layout(width="auto", height="5em")
         self.areas = {f: w.Textarea(description=FIELDS[f], style=wide, layout=size) for f in fields}
         self.title, self.note, self.record = w.HTML(), w.HTML(), None
-        self._save = save
+        self._save, self._left = save, left
         keep, stop = w.Button(description="保存 / Save", button_style="primary"), w.Button(description="中止 / Cancel")
         keep.on_click(self._keep)
-        stop.on_click(lambda _: self.close())
+        stop.on_click(self._leave)
         self.widget = w.VBox([self.title, *self.areas.values(), w.HBox([keep, stop]), self.note])
         self.close()
 
@@ -81,10 +100,15 @@ class _Editor:
         for name, area in self.areas.items():
             area.value = getattr(record, name)
         self.widget.layout.display = None
+        _focus(next(iter(self.areas.values())))
 
     def close(self) -> None:
         """Hide the form; what was not saved is gone."""
         self.record, self.widget.layout.display = None, "none"
+
+    def _leave(self, _=None) -> None:
+        self.close()
+        self._left()
 
     def _keep(self, _) -> None:
         if self.record is None:
@@ -99,7 +123,7 @@ class _Editor:
         except Exception as error:  # noqa: BLE001  a line in the widget, never a traceback; what was typed stays
             self.note.value = _error(error)
         else:
-            self.close()
+            self._leave()
 
 
 def curation_table(records: Sequence[Record], store: EditStore, page_size: int = 10) -> Widget:
@@ -115,6 +139,7 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
         raise UserError(f"page_size is {page_size}; it must be at least 1.")
     records = list(records)
     wide, wrapped = {"description_width": "initial"}, w.Layout(flex_flow="row wrap")
+    narrow = w.Layout(width="21em")  # two stand side by side in 600 pixels
     found: list[Record] = []
     page = 0
 
@@ -123,14 +148,14 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
         return [(f"すべて / all ({len(values):,})", _EVERYTHING), *((f"{v or '–'} ({n:,})", v) for v, n in counts)]
 
     def dropdown(description: str, choices: list[tuple[str, str]]):
-        return w.Dropdown(options=choices, value=_EVERYTHING, description=description, style=wide)
+        return w.Dropdown(options=choices, value=_EVERYTHING, description=description, style=wide, layout=narrow)
 
-    search = w.Text(placeholder="日本語 / English", description="検索 / Search", style=wide)
+    search = w.Text(placeholder="日本語 / English", description="検索 / Search", style=wide, layout=narrow)
     category = dropdown("分類 / Category", options([r.category for r in records]))
     split = dropdown("分割 / Split", options([r.split for r in records]))
     state = dropdown("状態 / State", [("すべて / all", _EVERYTHING), *((label, key) for key, label in STATES.items())])
     back, forth = w.Button(description="← 前 / previous"), w.Button(description="次 / next →")
-    where, note = w.HTML(), w.HTML()
+    where, note = w.HTML(), w.HTML(layout=w.Layout(min_height=_LINE))
 
     def now() -> list[tuple[Record, str]]:
         decisions = store.decisions()
@@ -147,6 +172,12 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
         found[:] = [r for r, (shown, verdict) in zip(records, now(), strict=True) if wanted(shown, verdict)]
         show(0)
 
+    def place(record: Record | None) -> None:
+        # Below its record, or above all of them when that one is not on this page. Moved by the style sheet, it keeps focus and cursor.
+        part = found[page * page_size : (page + 1) * page_size]
+        at = next((i for i, r in enumerate(part) if record and r.id == record.id), -1)
+        editor.widget.layout.order = f"{2 * at + 2}"
+
     def show(number: int) -> None:
         nonlocal page
         pages = max(1, -(-len(found) // page_size))
@@ -155,23 +186,24 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
         count = f"{page + 1:,} / {pages:,} ({len(found):,} 件 / records)"
         where.value = _line(count if found else f"{count} · 該当なし / nothing found")
         part, decisions = found[page * page_size : (page + 1) * page_size], store.decisions()
-        for i, (text, buttons, box) in enumerate(rows):
+        place(editor.record)
+        for i, (text, buttons, remark, box) in enumerate(rows):
+            remark.value = ""
             box.layout.display = None if i < len(part) else "none"
             if i < len(part):
                 shown, verdict = current(part[i], decisions.get(part[i].id))
                 head = " · ".join(_escape(t) for t in (shown.id, shown.category, shown.split, STATES[verdict]) if t)
                 text.value = _card(shown, head, tuple(FIELDS))
-                for name, button in buttons.items():
-                    button.button_style = "info" if name == verdict else ""
+                _mark(buttons, verdict)
 
     def press(i: int, verdict: str) -> None:
         if editor.record is not None:
-            note.value = _line(_OPEN)
+            rows[i][2].value = _line(f"{_OPEN}: {editor.record.id}")
             return
         original = found[page * page_size + i]
         shown, _ = current(original, store.decisions().get(original.id))
         if verdict == "edit":
-            note.value = ""
+            place(shown)
             editor.open(shown)
         else:
             decide(shown, verdict, {})
@@ -187,24 +219,25 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
         note.value = _line(f"取り消しました / undone: {taken}" if taken else "取り消すものがありません / nothing to undo")
         show(page)
 
-    def guarded(action: Callable[[], None]) -> Callable:
+    def guarded(action: Callable[[], None], line: HTML = note) -> Callable:
         def run(_=None) -> None:
             try:
                 action()
             except Exception as error:  # noqa: BLE001  a line in the widget, never a traceback
-                note.value = _error(error)
+                line.value = _error(error)
 
         return run
 
     editor = _Editor(EDITABLE, lambda record, changes: decide(record, "edit", changes))
     rows = []
     for i in range(page_size):
-        text, buttons = w.HTML(layout=w.Layout(flex="1 1 24em")), {}
+        text, buttons, remark = w.HTML(layout=w.Layout(flex="1 1 24em")), {}, w.HTML()
         for name in BUTTONS:
             buttons[name] = w.Button(description=BUTTONS[name].rsplit(" (", 1)[0], layout=w.Layout(width="9em"))
-            buttons[name].on_click(guarded(lambda i=i, name=name: press(i, name)))
+            buttons[name].on_click(guarded(lambda i=i, name=name: press(i, name), remark))
+        row = w.HBox([text, w.HBox(list(buttons.values()))], layout=wrapped)
         # A layout of its own: rows are hidden one by one.
-        rows.append((text, buttons, w.HBox([text, w.HBox(list(buttons.values()))], layout=w.Layout(flex_flow="row wrap"))))
+        rows.append((text, buttons, remark, w.VBox([row, remark], layout=w.Layout(order=f"{2 * i + 1}"))))
     for box in (search, category, split, state):
         box.observe(guarded(select), "value")
     back.on_click(guarded(lambda: show(page - 1)))
@@ -243,10 +276,10 @@ class _Review:
         self.codes = [code for *_, code in pairs]
         self.store, self.gate, self.settle = store, gate, settle
         self.index, self.read, self.since = 0, "", 0.0
-        self.where, self.note, self.question = w.HTML(), w.HTML(), w.HTML()
-        half = w.Layout(flex="1 1 24em", padding="0 8px 0 0")
+        self.where, self.note, self.question = w.HTML(), w.HTML(layout=w.Layout(min_height=_LINE)), w.HTML()
+        half = w.Layout(flex="1 1 24em")
         self.before, self.after = w.HTML(layout=half), w.HTML(layout=half)
-        self.editor = _Editor(("reasoning",), self._save)
+        self.editor = _Editor(("reasoning",), self._save, left=lambda: _focus(self.box))
         self.box = w.Text(
             placeholder="a e r n p u", description="コマンド / Command", continuous_update=True,
             style={"description_width": "initial"}, layout=w.Layout(width="18em"),
@@ -254,12 +287,14 @@ class _Review:
         self.box.observe(self._typed, "value")
         self.buttons = {}
         for name, label in (BUTTONS | MOVES).items():
-            self.buttons[name] = w.Button(description=label, layout=w.Layout(width="13em"))
+            self.buttons[name] = w.Button(description=label, layout=w.Layout(width="12em"))
             self.buttons[name].on_click(lambda _, name=name: self._do(name))
         wrapped = w.Layout(flex_flow="row wrap")
         sides = w.HBox([self.before, self.after], layout=wrapped)
-        keys = w.HBox([*self.buttons.values(), self.box], layout=wrapped)
-        self.widget = w.VBox([self.where, self.question, sides, keys, self.note, self.editor.widget])
+        groups = [w.HBox([self.buttons[name] for name in names]) for names in (BUTTONS, MOVES)]
+        keys = w.HBox([*groups, self.box], layout=wrapped)
+        # The keys stand above what differs in height from pair to pair.
+        self.widget = w.VBox([self.where, keys, self.note, self.question, sides, self.editor.widget])
         self._go(self._undecided(0))
 
     def _undecided(self, start: int) -> int:
@@ -287,6 +322,7 @@ class _Review:
         self.before.value = _card(shown, "<b>付ける前 / before</b>", ("answer",))
         refused = f" · 検査 / gate: <b>{_escape(code)}</b> – {_escape(gates.REASONS.get(code, ''))}" if code else ""
         self.after.value = _card(shown, f"<b>付けた後 / after</b>{refused}", ("reasoning", "answer"))
+        _mark(self.buttons, state)
         self.buttons["previous"].disabled = self.index == 0
         self.buttons["next"].disabled = self.index == len(self.records) - 1
         self.since = time.monotonic()

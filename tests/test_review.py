@@ -97,7 +97,7 @@ def test_decisions_of_the_table_are_saved_at_once_and_found_by_a_new_kernel(stor
     again = review.curation_table(records, EditStore(store.path))
     for record_id, state in (("q3", "rejected"), ("q4", "accepted"), ("q5", "edited"), ("q6", "undecided")):
         assert f"/ {state}" in _row(again, record_id).children[0].value
-    assert _one(_row(again, "q3"), "除外").button_style == "info" and _one(_row(again, "q3"), "採用").button_style == ""
+    assert _one(_row(again, "q3"), "除外").button_style == "danger" and _one(_row(again, "q3"), "採用").button_style == ""
     states = _one(again, "状態")
     for state, count in (("accept", 1), ("edit", 1), ("reject", 1), ("", 22), ("changed", 0)):
         states.value = state
@@ -127,6 +127,23 @@ def test_a_row_stays_under_the_mouse_when_its_state_leaves_the_filter(store):
     button.click()
     button.click()
     assert list(store.decisions()) == ["q0"] and "q0 · " in _html(view)
+
+
+def test_the_open_form_stands_below_its_record_and_keeps_what_was_typed(store):
+    view = review.curation_table(_records(), store)
+    _one(_row(view, "q7"), "編集").click()
+    form = next(box for box in view.children if _named(box, "保存"))
+    rows = [box for box in view.children if _named(box, "採用")]
+    assert int(rows[7].layout.order) < int(form.layout.order) < int(rows[8].layout.order)
+    _one(view, "英語").value = "typed"
+    _one(_row(view, "q2"), "除外").click()
+    assert "save or cancel it first: q7" in _html(rows[2]) and store.decisions() == {}
+    _one(view, "次").click()
+    assert int(form.layout.order) < int(rows[0].layout.order) and "first" not in _html(view)
+    _one(view, "検索").value = "質問7です"
+    assert int(rows[0].layout.order) < int(form.layout.order) < int(rows[1].layout.order) and _one(view, "英語").value == "typed"
+    _one(view, "保存").click()
+    assert store.decisions()["q7"].changes == {"en": "typed"}
 
 
 def test_an_edit_that_is_refused_says_why_and_keeps_what_was_typed(store):
@@ -305,6 +322,16 @@ def test_buttons_do_what_keys_do(store):
     _one(form, "中止").click()
     _one(form, "次").click()
     assert "3 / 5" in _html(form)
+
+
+def test_the_buttons_show_what_was_decided(store):
+    form = review.rationale_review(_pairs(), store, settle=0)
+    styles = lambda: [_one(form, label).button_style for label in ("採用", "編集", "除外")]  # noqa: E731
+    assert styles() == ["", "", ""]
+    _type(form, "r", "p")
+    assert styles() == ["", "", "danger"]
+    _type(form, "a", "p")
+    assert styles() == ["success", "", ""]
 
 
 def test_a_new_kernel_goes_on_where_the_last_one_stopped(store):
