@@ -1,4 +1,4 @@
-"""The playground and the browser of records: ipywidgets in 日本語 / English.
+"""The playground: ipywidgets in 日本語 / English.
 
 Only traits that ipywidgets 7.7 and 8 share are used. Whatever comes from data or from a model is escaped.
 """
@@ -9,7 +9,7 @@ import csv
 import io
 import time
 import unicodedata
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -258,56 +258,3 @@ def _check_room(model, tokenizer, profile: Profile, instruction: str, text: str,
 
 def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
-
-
-def browse(records: Sequence[Record], page_size: int = 10) -> Widget:
-    """A paged table of records with a category filter and a search in `ja`, `en` and `answer`.
-
-    The search ignores case and width (NFKC); every word must be found. Raises `UserError` for `page_size` below 1.
-    """
-    import ipywidgets as w
-
-    if page_size < 1:
-        raise UserError(f"page_size is {page_size}; it must be at least 1.")
-    records, everything = list(records), "*"
-    texts = [_folded(f"{r.ja}\n{r.en}\n{r.answer}") for r in records]
-    counts = sorted(Counter(r.category for r in records).items())
-    options = [(f"すべて / all ({len(records):,})", everything), *((f"{c or '–'} ({n:,})", c) for c, n in counts)]
-    wide = {"description_width": "initial"}
-    search = w.Text(placeholder="日本語 / English", description="検索 / Search", style=wide)
-    category = w.Dropdown(options=options, value=everything, description="分類 / Category", style=wide)
-    back, forth = w.Button(description="← 前 / previous"), w.Button(description="次 / next →")
-    where, table = w.HTML(), w.HTML()
-    found: list[Record] = []
-    page = 0
-
-    def show(number: int) -> None:
-        nonlocal page
-        pages = max(1, -(-len(found) // page_size))
-        page = min(max(number, 0), pages - 1)
-        back.disabled, forth.disabled = page == 0, page == pages - 1
-        where.value = f"{page + 1:,} / {pages:,} ({len(found):,} 件 / records)"
-        part = found[page * page_size : (page + 1) * page_size]
-        head = ["ID", "分類 / Category", "日本語 / Japanese", *PARTS.values()]
-        rows = [
-            [_escape(r.id), _escape(r.category), _japanese(r.ja), *map(_escape, (r.en, r.reasoning, r.answer))]
-            for r in part
-        ]
-        table.value = _table(head, rows) if part else "該当なし / nothing found"
-
-    def select(_=None) -> None:
-        words = _folded(search.value).split()
-        found[:] = [
-            r
-            for r, text in zip(records, texts, strict=True)
-            if category.value in (everything, r.category) and all(word in text for word in words)
-        ]
-        show(0)
-
-    search.observe(select, "value")
-    category.observe(select, "value")
-    back.on_click(lambda _: show(page - 1))
-    forth.on_click(lambda _: show(page + 1))
-    select()
-    wrapped = w.Layout(flex_flow="row wrap")
-    return w.VBox([w.HBox([search, category], layout=wrapped), w.HBox([back, where, forth], layout=wrapped), table])

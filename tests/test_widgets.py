@@ -259,51 +259,6 @@ def test_show_sides_takes_rows_of_a_data_frame():
     assert "正 / right" in shown and "wrong" not in shown and "a<br>b" in shown and ">nan" not in shown.lower()
 
 
-def _records():
-    kinds = ("geo", "算数")
-    rows = [
-        Record(f"q{i}", "qa", f"質問{i}です", f"Question {i}", f"answer {i}", category=kinds[i % 2]) for i in range(23)
-    ]
-    odd = Record("x", "qa", "ﾊﾝｶｸの富士山", BAD, "Mount FUJI", category="<b>")
-    return [*rows, odd, Record("t", "translate", "犬", "A dog.")]
-
-
-def test_browse_pages():
-    view = widgets.browse(_records(), page_size=10)
-    back, forth = _named(view, "← 前"), _named(view, "次")
-    assert _tables(view).count("<tr>") == 11 and "1 / 3 (25 件 / records)" in _html(view)
-    assert back.disabled and not forth.disabled
-    forth.click()
-    forth.click()
-    assert _tables(view).count("<tr>") == 6 and forth.disabled and SAFE in _tables(view) and "<img" not in _html(view)
-    forth.click()
-    assert "3 / 3" in _html(view)
-    back.click()
-    assert "質問10です" in _tables(view) and "2 / 3" in _html(view)
-
-
-def test_browse_searches_without_regard_to_case_and_width_and_filters():
-    view = widgets.browse(_records())
-    search, category = _named(view, "検索"), _named(view, "分類")
-    for text in ("ハンカク", "mount fuji", "ＭＯＵＮＴ　ｆｕｊｉ", "富士山 ONERROR"):
-        search.value = text
-        assert _tables(view).count("<tr>") == 2 and "Mount FUJI" in _tables(view), text
-    _named(view, "← 前").click()
-    search.value = "no such thing"
-    assert "該当なし / nothing found" in _html(view) and "(0 件" in _html(view)
-    search.value = "question １"
-    category.value = "算数"
-    assert [f"q{i}</td>" in _tables(view) for i in (1, 10, 11, 13)] == [True, False, True, True]
-    search.value, category.value = "", ""
-    assert "A dog." in _tables(view) and "(1 件" in _html(view)
-
-
-def test_browse_edges():
-    assert "該当なし" in _html(widgets.browse([]))
-    with pytest.raises(UserError, match="at least 1"):
-        widgets.browse(_records(), page_size=0)
-
-
 def test_masked_example_marks_what_is_supervised():
     shown = display.masked_example([(f"Q: {BAD}\n", False), (" a\n<eos>", True)]).data
     assert SAFE in shown and "<img" not in shown and "<eos>" not in shown
