@@ -41,6 +41,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         "--run", default="default", metavar="NAME", help="run folder below runs/ (default: %(default)s)"
     )
     parser.add_argument("--profile", default="auto", help="model and recipe (default: by what the machine has)")
+    parser.add_argument("--study", default="quick", help="which arms and seeds: quick, full or a .toml file (default: %(default)s)")
     parser.add_argument("--fresh", action="store_true", help="remove the run folder first and begin again")
 
 
@@ -53,13 +54,63 @@ def _run_folder(name: str) -> Path:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from . import execution, notebooks, profiles
+    from . import execution, notebooks, profiles, studies
 
     profiles.choose(options.profile)
+    studies.load(options.study)
     folder = _run_folder(options.run)
-    parameters = {"RUN": options.run, "PROFILE": options.profile}
+    parameters = {"RUN": options.run, "PROFILE": options.profile, "STUDY": options.study}
     done = execution.run(notebooks.NOTEBOOKS, folder, parameters, options.fresh)
     execution.summary(folder, done)
+    return 0
+
+
+def _study_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", nargs="?", default="quick", help="quick, full or a .toml file (default: %(default)s)")
+    parser.add_argument("--plan", action="store_true", help="say what will run, with estimated time and memory, and stop")
+    parser.add_argument("--run", default="", metavar="NAME", help="run folder below runs/ (default: the study's name)")
+    parser.add_argument("--profile", default="auto", help="model and recipe (default: the study's, or by what the machine has)")
+    parser.add_argument("--keep", default="", metavar="FOLDER", help="copy each finished arm's small result files there")
+
+
+def _study(options: argparse.Namespace) -> int:
+    from . import display, experiment, report, results, runtime, studies
+
+    runtime.quiet()
+    name = options.run or studies.load(options.study).name
+    _run_folder(name)
+    run = runtime.open_run(name, options.profile, study=options.study)
+    print(experiment.describe(run, experiment.plan(run)), flush=True)
+    if options.plan:
+        return 0
+    with bootstrap.lock(run.folder.with_name(f".{name}.lock"), busy=f"{run.folder}: another command is using this run folder."):
+        kept = Path(options.keep) if options.keep else None
+        data = experiment.execute(
+            run, view=display.training_view, progress=display.prediction_view(),
+            done=lambda system: experiment.keep(run, system, kept) if kept else None,
+        )  # fmt: skip
+        found = results.results(run, data)
+        folder = report.write(run, found, report.figures(run, found))
+    print(f"\nReport: {folder / 'report.html'}")
+    return 0
+
+
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", help="JSONL rows (or a table) with id, ja, and en or answers or both")
+    parser.add_argument("--model", default="base", metavar="ARM", help="base or a trained arm (default: %(default)s)")
+    parser.add_argument("--run", default="default", metavar="NAME", help="run folder below runs/ (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="which of the arm's trained seeds (default: the first)")
+    parser.add_argument("--profile", default="auto", help="model and recipe (default: the run's, or by what the machine has)")
+    parser.add_argument("--study", default="", metavar="FILE", help="the .toml file, where the run was begun with one of your own")
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from . import own_evaluation, runtime
+
+    runtime.quiet()
+    _run_folder(options.run)
+    run = own_evaluation.open_run(options.run, options.profile, options.study)
+    own_evaluation.evaluate(run, options.file, options.model, options.seed)
     return 0
 
 
@@ -127,6 +178,8 @@ def _no_options(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = {
     "run": Command("execute the notebooks from data to report", _run_options, _run),
+    "study": Command("train and evaluate every arm and seed of a study", _study_options, _study),
+    "evaluate": Command("score the base model or an arm on a file of your own", _evaluate_options, _evaluate),
     "test": Command("run the tests", _test_options, _test, needs="test", passes_on=True),
     "bench": Command("measure this machine; tables go to notebooks/results/bench", _bench_options, _bench, needs="test"),
     "doctor": Command("say what this machine has and what is missing", _no_options, _doctor, needs=""),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import corpora, curation, edits, filters, models, reasoning, records, similarity, sources
+from . import controls, corpora, curation, edits, filters, models, reasoning, records, similarity, sources
 from .files import read_json, sha256, whole_file, write_json
 from .records import Record
 from .runtime import Run
@@ -76,9 +76,9 @@ def curate(
         records.write(_evaluation(run), similarity.evaluation_rows(evaluation_file))
     own = records.read(own_file(run)) if own_file(run).exists() else []
     wanted = {"train": recipe.train_pairs, "dev": recipe.dev_pairs, "test": recipe.test_pairs}
-    limits = (recipe.questions, recipe.test_questions)
+    limits = (recipe.questions, recipe.test_questions, recipe.control_train, recipe.control_dev, recipe.control_test)
     files = hashes(corpora.QUESTIONS, own_file(run), _evaluation(run), _edits(run))
-    code = hashes(*(Path(module.__file__) for module in (curation, edits, filters, similarity)))
+    code = hashes(*(Path(module.__file__) for module in (curation, edits, filters, similarity)), *sorted(Path(controls.__file__).parent.glob("*.py")))
     key = fingerprint(wanted, limits, recipe.seed, files, code, corpora.TATOEBA)
     if is_fresh(folder / "manifest.json", key, *(folder / f"{s}.jsonl" for s in SPLITS)):
         say(f"Curated data: found in {short(folder)}.")
@@ -98,11 +98,13 @@ def curate(
 
 
 def _draw(
-    run: Run, provided: Sequence[sources.Provided], own: Sequence[Record], wanted: dict[str, int], limits: tuple[int, int], say
+    run: Run, provided: Sequence[sources.Provided], own: Sequence[Record], wanted: dict[str, int], limits: tuple[int, ...], say
 ) -> tuple[dict[str, curation.Funnel], list[Record]]:
     """The funnel of each source, and the records with their splits: pairs before questions."""
     tatoeba, authored = (p.records for p in provided)
     questions = {s: _some([r for r in authored if r.split == s], limits[s == "test"]) for s in SPLITS}
+    for record in control_questions(run):
+        questions[record.split].append(record)
     evaluation = records.read(_evaluation(run)) if _evaluation(run).exists() else []
     funnels = {name: curation.Funnel() for name in ("own", "tatoeba", "authored", "reader")}
     own = curation.tidy(own, funnels["own"])
@@ -141,6 +143,12 @@ def _decided(run: Run, kept: Sequence[Record], funnels: Mapping[str, curation.Fu
         else:
             say(f"{short(_edits(run))}: the decision on {record_id} was not applied ({why}).")
     return found
+
+
+def control_questions(run: Run) -> list[Record]:
+    """The problems of the positive control that the recipe asks for, with their rationales."""
+    recipe = run.recipe
+    return controls.generate(recipe.control_train, recipe.control_dev, recipe.control_test)
 
 
 def own_file(run: Run) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from . import asking, corpora, edits, filters, gates, models, reasoning, records, teachers
-from .assembly import Data, fingerprint, hashes, is_fresh, own_file, short
+from .assembly import Data, control_questions, fingerprint, hashes, is_fresh, own_file, short
 from .display import asking_view
 from .files import UserError, read_json, sha256, write_json
 from .records import Record
@@ -113,8 +113,8 @@ def teacher(run: Run, name: str = "authored", model: str = "", base_url: str = "
 
 
 def library_of(run: Run) -> list[Record]:
-    """The records that bring a rationale: the authored ones and the user's own."""
-    return [*corpora.questions(), *(records.read(own_file(run)) if own_file(run).exists() else [])]
+    """The records that bring a rationale: the authored ones, those of the positive control and the user's own."""
+    return [*corpora.questions(), *control_questions(run), *(records.read(own_file(run)) if own_file(run).exists() else [])]
 
 
 def compare(run: Run, data: Data, by: Teacher, some: Sequence[Record], samples: int = 1, say: Callable[[str], None] = print) -> list[dict]:

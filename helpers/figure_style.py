@@ -29,9 +29,9 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
 GREY, INK, LINE = "#8A8A8A", "#222222", "#DDDDDD"
 ARM_COLOURS = {
     "base": GREY, "plain": BLUE, "reasoned-33": VERMILLION, "reasoned-67": ORANGE, "reasoned-100": PURPLE,
-    "shuffled-33": GREEN, "plain-token-matched": SKY}  # fmt: skip
-_SPARE = (BLACK, GREEN, PURPLE, SKY, ORANGE, YELLOW)  # for arms that the user adds
-_MARKERS = "osD^vPX"
+    "shuffled-33": GREEN, "plain-token-matched": SKY, "reasoned-20": BLACK}  # fmt: skip
+_SPARE = (BLACK, GREEN, PURPLE, SKY, ORANGE)  # for arms that the user adds
+_MARKERS = "osD^vPXp"
 SPLIT_COLOURS = {"train": BLUE, "dev": ORANGE, "test": GREEN}
 STEP_COLOURS = {"right": GREEN, "chaining": YELLOW, "translation": SKY, "knowledge-reasoning": VERMILLION}
 STAGES = {"S1": "translate", "S2": "gold English", "S3": "own translation,\ntwo calls", "S4": "one call",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from . import prompts
+from . import decoding, prompts
 from .profiles import Profile
 from .records import Record
 
@@ -18,8 +16,6 @@ STAGES = {
     "S4": "translate, then answer, in one call",
     "S5": "answer directly from Japanese",
 }
-# Tokens between two looks at which rows have finished.
-LOOK_EVERY = 4
 # What each stage asks for: (instruction, budget of the recipe).
 _CALLS = {
     "S1": ("translate", "translation_budget"),
@@ -41,10 +37,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One model's output for one record at one stage, parsed."""
+    """One model's output for one record at one stage, parsed; `asked` when its Reasoning was asked for."""
 
     id: str
     stage: str
+    asked: bool
     prompt_english: str
     text: str
     english: str
@@ -59,16 +56,6 @@ class Prediction:
         return asdict(self)
 
 
-def ended(instruction: str, text: str) -> int:
-    """How many characters of `text` belong to the completion once it has come to its end, or -1 while it has not.
-
-    A translation is one line; the other completions end with the line of their answer, or at a blank line.
-    """
-    body = len(text) - len(text.lstrip())
-    line = re.search(r"\n" if instruction == "translate" else r"\n\s*\n|(?<=\n)Answer:.*\n|^\s*Answer:.*\n", text[body:])
-    return body + line.end() if line else -1
-
-
 def generate(
     model,
     tokenizer,
@@ -77,93 +64,48 @@ def generate(
     budget: int,
     *,
     instruction: str = "",
+    asked: bool = False,
     prefix: str = "",
+    sampling: decoding.Sampling = decoding.GREEDY,
     progress: Callable[[int], None] = lambda n: None,
 ) -> list[Completion]:
-    """Greedy completions of `prefix + text` for each text, in order, at most `budget` tokens each.
+    """Completions, greedy unless `sampling` says otherwise, of `prefix + text` for each text, in order, at most `budget` tokens each.
 
-    Prompts of like length share a batch; a row ends at the style's end token or, given its `instruction`, where `ended` says, and then
-    leaves the batch. The `prefix` that all prompts begin with (few-shot examples) is computed once and its cache
-    reused; it must end at a token boundary, such as a blank line.
+    Prompts of like length share a batch; a row ends at the style's end token or, given its `instruction`, where `decoding.ended` says, and
+    then leaves the batch. With `asked` the lines of the completion are begun for the model, "Reasoning:" among them, and each has its own
+    budget in the recipe. The `prefix` that all prompts begin with (few-shot examples) is computed once and its cache reused; it must end
+    at a token boundary, such as a blank line.
     """
-    import torch
-
-    style_end = prompts.end_id(tokenizer, profile.model.prompt_style)
-    ends = sorted({style_end, tokenizer.eos_token_id})
+    ends = sorted({prompts.end_id(tokenizer, profile.model.prompt_style), tokenizer.eos_token_id})
     head = prompts.encode_prompt(tokenizer, prefix) if prefix else []
     rows = [
         tokenizer(t, add_special_tokens=False)["input_ids"] if prefix else prompts.encode_prompt(tokenizer, t) for t in texts
     ]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    found: list[Completion | None] = [None] * len(rows)
+    begun, cues = prompts.lines(instruction) if asked else ("", ())
+    opening = tokenizer(begun, add_special_tokens=False)["input_ids"] if begun else []
+    budgets = _line_budgets(profile, instruction) if asked else ()
 
-    def finished(new: list[int]) -> bool:
-        return new[-1] in ends or (bool(instruction) and ended(instruction, tokenizer.decode(new)) >= 0)
+    def writer() -> decoding.Writer:
+        if asked:
+            return decoding.LineWriter(tokenizer, ends, sum(budgets), cues=cues, budgets=budgets)
+        return decoding.Writer(tokenizer, ends, budget, instruction)
 
-    with torch.inference_mode():
-        shared = model(torch.tensor([head], device=model.device), use_cache=True).past_key_values if head else None
-        for start in range(0, len(order), profile.recipe.generation_batch):
-            chosen = order[start : start + profile.recipe.generation_batch]
-            for i, new in zip(chosen, _batch(model, tokenizer, head, shared, [rows[i] for i in chosen], budget, finished, ends), strict=True):
-                text = tokenizer.decode([t for t in new if t not in ends])
-                end = ended(instruction, text) if instruction else -1
-                cut = len(new) >= budget and new[-1] not in ends and end < 0
-                found[i] = Completion(text[: end if end >= 0 else None].strip(), len(new), cut)
-            progress(len(chosen))
-    return found  # type: ignore[return-value]
+    writers = [writer() for _ in rows]
+    given = [row + opening for row in rows]
+    decoding.decode(
+        model, decoding.prefix(model, head), given, writers, tokenizer.pad_token_id, profile.recipe.generation_batch, progress, sampling
+    )
+    found = []
+    for done in writers:
+        end = decoding.ended(instruction, done.text) if instruction and not asked else -1
+        text = (begun + done.text[: end if end >= 0 else None]).strip()
+        found.append(Completion(text, len(done.tokens), done.cut and end < 0))
+    return found
 
 
-def _batch(model, tokenizer, head, shared, rows, budget, finished, ends) -> list[list[int]]:
-    """New token ids of each row. Left-padded between the shared prefix and the row, so that all rows end together.
-
-    Every `LOOK_EVERY` tokens the rows that have finished leave the batch, so that one long answer does not hold up the others.
-    """
-    import torch
-
-    width = max(map(len, rows))
-    pad = tokenizer.pad_token_id
-    ids = torch.tensor([head + [pad] * (width - len(r)) + r for r in rows], device=model.device)
-    mask = torch.tensor([[1] * len(head) + [0] * (width - len(r)) + [1] * len(r) for r in rows], device=model.device)
-    cache = None
-    if shared is not None:
-        cache = copy.deepcopy(shared)
-        cache.batch_repeat_interleave(len(rows))
-    new: list[list[int]] = [[] for _ in rows]
-    alive, spent = list(range(len(rows))), 0
-    while alive and spent < budget:
-        room = min(LOOK_EVERY, budget - spent)
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            max_new_tokens=room,
-            do_sample=False,
-            top_p=None,
-            top_k=None,
-            temperature=None,
-            eos_token_id=ends,
-            pad_token_id=pad,
-            return_dict_in_generate=True,
-        )
-        stay = []
-        for j, fresh in enumerate(out.sequences[:, ids.shape[1] :].tolist()):
-            row = new[alive[j]]
-            for token in fresh:
-                row.append(token)
-                if finished(row):
-                    break
-            else:
-                stay.append(j)
-        spent += room
-        grown = out.sequences.shape[1] - ids.shape[1]
-        if stay and spent < budget:
-            index = torch.tensor(stay, device=model.device)
-            cache = out.past_key_values
-            cache.batch_select_indices(index)
-            ids = out.sequences[index]
-            mask = torch.cat([mask, mask.new_ones(len(mask), grown)], dim=1)[index]
-        alive = [alive[j] for j in stay]
-    return new
+def _line_budgets(profile: Profile, instruction: str) -> tuple[int, ...]:
+    recipe = profile.recipe
+    return ((recipe.translation_budget,) if instruction == "multistep" else ()) + (recipe.reasoning_budget, recipe.line_budget)
 
 
 def translate(
@@ -173,7 +115,7 @@ def translate(
     return _call(model, tokenizer, profile, "translate", "translation_budget", [{"ja": ja} for ja in japanese], shots, progress)
 
 
-def _call(model, tokenizer, profile, instruction, budget, inputs, shots, progress) -> list[Completion]:
+def _call(model, tokenizer, profile, instruction, budget, inputs, shots, progress, asked=False, sampling=decoding.GREEDY) -> list[Completion]:
     style = profile.model.prompt_style
     examples = prompts.few_shot(instruction, shots) if shots else ""
     # Only the plain style lets the examples stand in front of everything and be computed once.
@@ -186,7 +128,9 @@ def _call(model, tokenizer, profile, instruction, budget, inputs, shots, progres
         texts,
         getattr(profile.recipe, budget),
         instruction=instruction,
+        asked=asked,
         prefix=prefix,
+        sampling=sampling,
         progress=progress,
     )
 
@@ -198,20 +142,23 @@ def stage(
     name: str,
     records: Sequence[Record],
     *,
+    asked: bool = False,
     english: Sequence[str] | None = None,
     shots: Sequence[Record] = (),
+    sampling: decoding.Sampling = decoding.GREEDY,
     progress: Callable[[int], None] = lambda n: None,
 ) -> list[Prediction]:
     """Run one stage (S1 … S5) over question records; S3 takes the model's own S1 output as `english`.
 
-    Raises `ValueError` for S3 without `english`.
+    With `asked` the completion's Reasoning is begun for the model. Raises `ValueError` for S3 without `english`, and for S1 `asked`.
     """
     if name == "S3" and (english is None or len(english) != len(records)):
         raise ValueError("S3 needs the model's own translation of every record.")
-    instruction, budget = _CALLS[name]
+    if name == "S1" and asked:
+        raise ValueError("A translation carries no Reasoning.")
     inputs = _inputs(name, records, english)
-    done = _call(model, tokenizer, profile, instruction, budget, inputs, shots, progress)
-    return _predictions(name, records, inputs, done)
+    done = _call(model, tokenizer, profile, *_CALLS[name], inputs, shots, progress, asked, sampling)
+    return _predictions(name, records, inputs, done, asked)
 
 
 def _inputs(name: str, records: Sequence[Record], english: Sequence[str] | None = None) -> list[dict[str, str]]:
@@ -220,7 +167,7 @@ def _inputs(name: str, records: Sequence[Record], english: Sequence[str] | None 
     return [{"ja": r.ja} for r in records]
 
 
-def _predictions(name: str, records: Sequence[Record], inputs, done: Sequence[Completion]) -> list[Prediction]:
+def _predictions(name: str, records: Sequence[Record], inputs, done: Sequence[Completion], asked: bool = False) -> list[Prediction]:
     found = []
     for record, given, completion in zip(records, inputs, done, strict=True):
         parts = prompts.parse(_CALLS[name][0], completion.text)
@@ -228,6 +175,7 @@ def _predictions(name: str, records: Sequence[Record], inputs, done: Sequence[Co
             Prediction(
                 record.id,
                 name,
+                asked,
                 given.get("en", ""),
                 completion.text,
                 parts.english,
@@ -247,28 +195,31 @@ def all_stages(
     profile: Profile,
     records: Sequence[Record],
     *,
+    primary: Sequence[Record] = (),
     sentences: Sequence[str] = (),
+    asked: bool = False,
     shots: Sequence[Record] = (),
     progress: Callable[[int], None] = lambda n: None,
 ) -> tuple[list[Prediction], list[Completion]]:
-    """S1 to S5 for every record, in order of stage, and the translations of `sentences`.
+    """S1 to S5 for every record and the primary stages, S2 and S4, for those of `primary`, in order of stage; the translations of `sentences`.
 
-    Stages that ask for the same thing run together in larger batches: S1 with the sentences, S2 with S3. The few-shot examples stand
-    before every stage.
+    With `asked`, S2 to S4 a second time (`primary`: S2 and S4), with Reasoning asked for. Stages that ask for the same thing run together in
+    larger batches: S1 with the sentences, S2 with S3. The few-shot examples stand before every stage.
     """
 
-    def call(stage: str, inputs: list[dict[str, str]]) -> list[Completion]:
-        return _call(model, tokenizer, profile, *_CALLS[stage], inputs, shots, progress)
+    def call(stage: str, inputs: list[dict[str, str]], asked: bool = False) -> list[Completion]:
+        return _call(model, tokenizer, profile, *_CALLS[stage], inputs, shots, progress, asked) if inputs else []
 
-    n = len(records)
-    asked = _inputs("S1", records)
-    done = call("S1", [*asked, *({"ja": ja} for ja in sentences)])
+    n, every = len(records), [*records, *primary]
+    given = _inputs("S1", records)
+    done = call("S1", [*given, *({"ja": ja} for ja in sentences)])
     translated = done[n:]
-    first = _predictions("S1", records, asked, done[:n])
-    gold, own = _inputs("S2", records), _inputs("S3", records, [p.english for p in first])
-    done = call("S2", [*gold, *own])
-    found = [*first, *_predictions("S2", records, gold, done[:n]), *_predictions("S3", records, own, done[n:])]
-    for name in ("S4", "S5"):
-        asked = _inputs(name, records)
-        found += _predictions(name, records, asked, call(name, asked))
-    return found, translated
+    found = _predictions("S1", records, given, done[:n])
+    gold, own, japanese = _inputs("S2", every), _inputs("S3", records, [p.english for p in found]), _inputs("S4", every)
+    for reasoned in (False, True) if asked else (False,):
+        done = call("S2", [*gold, *own], reasoned)
+        found += _predictions("S2", every, gold, done[: len(gold)], reasoned)
+        found += _predictions("S3", records, own, done[len(gold) :], reasoned)
+        found += _predictions("S4", every, japanese, call("S4", japanese, reasoned), reasoned)
+    given = _inputs("S5", records)
+    return found + _predictions("S5", records, given, call("S5", given)), translated

@@ -17,7 +17,7 @@ from .runtime import Run
 
 __all__ = [
     "SPLITS", "Data", "arm_files", "arm_folder", "arm_questions", "augment", "compare", "curate", "ensure", "export_log", "fingerprint",
-    "for_review", "is_fresh", "load", "log_frame", "take_in", "teacher", "train_arm", "training_logs", "training_summary",
+    "for_review", "is_fresh", "load", "log_frame", "rationales", "take_in", "teacher", "train_arm", "training_logs", "training_summary",
 ]  # fmt: skip
 View = Callable[[int], Callable[[dict], None]]
 
@@ -38,10 +38,15 @@ def arm_questions(run: Run, data: Data, arm: str) -> list[Record]:
     if not match or not 1 <= int(match[1]) <= 100:
         known = ", ".join(name.removeprefix("train_").removesuffix(".jsonl") for name in manifest["files"])
         raise UserError(f"Unknown arm {arm!r}. Known: {known}, and reasoned-P for any percentage P from 1 to 100.")
-    accepted = read_json(run.path("reasoning", "accepted.json"))
+    accepted = rationales(run)
     # By the manifest's ranking, which a user's own list leads.
     carriers = manifest["choice"]["ranking"][: round(int(match[1]) / 100 * len(data.questions["train"]))]
     return reasoning.mix(data.questions["train"], accepted, 1.0, chosen=carriers)
+
+
+def rationales(run: Run) -> dict[str, str]:
+    """The accepted rationale of each training question, by id. Raises `UserError` when notebook 02 has not put them on."""
+    return read_json(run.path("reasoning", "accepted.json"))
 
 
 def arm_folder(run: Run, arm: str) -> Path:
@@ -64,7 +69,9 @@ def train_arm(
     order = training.plan(run.recipe, data.pairs["train"], questions)
     dev = {"pairs": data.pairs["dev"][: run.recipe.dev_loss_pairs], "questions": data.questions["dev"]}
     folder, shared = arm_folder(run, arm), arm_folder(run, "shared")
-    recipe = dataclasses.replace(run.recipe, generation_batch=0, few_shot=0, translation_budget=0, answer_budget=0, multistep_budget=0)
+    # What training does not depend on is left out: changing it trains nothing again.
+    inference_only = ("generation_batch", "few_shot", *(f"{kind}_budget" for kind in ("translation", "answer", "multistep", "reasoning", "line")))
+    recipe = dataclasses.replace(run.recipe, **dict.fromkeys(inference_only, 0))
     code = hashes(*(Path(module.__file__) for module in (models, prompts, training)))
     common = [run.profile.model, recipe, data.manifest["files"], code]
     key = fingerprint(*common, [r.reasoning for r in questions])
@@ -95,15 +102,13 @@ def _claim(folder: Path, key: str, say: Callable[[str], None]) -> None:
         write_json(marker, {"made_from": key})
 
 
-def training_logs(run: Run) -> dict[str, list[dict]]:
-    """Training log rows of every arm in the run folder."""
+def training_logs(run: Run) -> dict[tuple[str, int], list[dict]]:
+    """Training log rows of every (arm, seed) of the study that has been begun, and of other arms in the run folder."""
     from .training import read_log
 
-    found = {}
-    for path in sorted(run.path("arms").glob(f"*/seed{run.recipe.seed}/log.jsonl")):
-        if path.parent.parent.name != "shared":
-            found[path.parent.parent.name] = read_log(path)
-    return found
+    logs = {(p.parent.parent.name, int(p.parent.name[4:])): p for p in sorted(run.path("arms").glob("*/seed*/log.jsonl"))}
+    order = [job for job in run.study.jobs if job in logs] + [job for job in logs if job not in run.study.jobs]
+    return {job: read_log(logs[job]) for job in order if job[0] != "shared"}
 
 
 def ensure(run: Run, *, train: bool = False, view: View = lambda steps: lambda row: None, say: Callable[[str], None] = print) -> Data:
@@ -111,25 +116,26 @@ def ensure(run: Run, *, train: bool = False, view: View = lambda steps: lambda r
     data = curate(run, say)
     augment(run, data, say)
     if train:
-        for arm in run.profile.arms:
-            train_arm(run, data, arm, view=view, say=say)
+        for arm, seed in run.study.jobs:
+            train_arm(run.with_seed(seed), data, arm, view=view, say=say)
     return data
 
 
 def log_frame(run: Run):
-    """The training logs as one data frame, a row an arm and step. Raises `UserError` when no arm has been trained."""
+    """The training logs as one data frame, a row an arm, seed and step. Raises `UserError` when no arm has been trained."""
     import pandas as pd
 
     logs = training_logs(run)
     if not logs:
         raise UserError(f"{run.path('arms')}: no arm has been trained. Run notebook 03 first.")
-    return pd.concat([pd.DataFrame(rows).assign(arm=arm) for arm, rows in logs.items()], ignore_index=True)
+    return pd.concat([pd.DataFrame(rows).assign(arm=arm, seed=seed) for (arm, seed), rows in logs.items()], ignore_index=True)
 
 
 def training_summary(run: Run):
-    """What training took and came to, a row an arm: a data frame. `training_loss` is the mean of the last 20 steps."""
+    """What training took and came to, a row an arm and seed: a data frame. `training_loss` is the mean of the last 20 steps."""
     log = log_frame(run)
-    arms, questions = log.groupby("arm", sort=False), log[log.phase == "questions"].groupby("arm", sort=False)
+    job = ["arm", "seed"]
+    arms, questions = log.groupby(job, sort=False), log[log.phase == "questions"].groupby(job, sort=False)
     frame = arms[["dev_answer_loss", "dev_translation_loss"]].last()
     frame.insert(0, "training_loss", questions.loss.agg(lambda s: s.tail(20).mean()))
     frame.insert(0, "peak_memory_gb", arms.peak_memory_gb.max())
@@ -142,5 +148,5 @@ def training_summary(run: Run):
 
 
 def export_log(run: Run) -> Path:
-    """All training logs as one CSV (`report/training_log.csv`), a row an arm and step. Raises `UserError`."""
+    """All training logs as one CSV (`report/training_log.csv`), a row an arm, seed and step. Raises `UserError`."""
     return write_text(run.path("report", "training_log.csv"), log_frame(run).to_csv(index=False))

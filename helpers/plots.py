@@ -3,9 +3,10 @@ carries alt text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .curves import loss_curves as loss_curves  # every figure of the report in one place
 from .figure_style import (
     BLUE,
     GREY,
@@ -30,100 +31,10 @@ from .figure_style import (
     _wrap,
     style,
 )  # fmt: skip
-from .files import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-
-@style()
-def loss_curves(log: DataFrame, x: str = "tokens_seen", title: str | None = None, alt: str | None = None) -> Figure:
-    """Four panels: training loss, answer-only and translation dev loss, learning rate with gradient norm.
-
-    Columns: arm, step; optional: tokens_seen, loss, dev_answer_loss, dev_translation_loss (nats a token),
-    learning_rate, grad_norm, seed (a curve for each). `x` is "tokens_seen" or "step"; a log without tokens is shown
-    by step. The smoothed training loss is an exponential mean over a fifteenth of the points. An arm that was not
-    trained is a dashed level. Raises `UserError` for another `x`.
-    """
-    if x not in ("tokens_seen", "step"):
-        raise UserError(f"x={x!r}: choose 'tokens_seen' or 'step'.")
-    rates = ("learning_rate", "grad_norm")
-    panels = {"loss": "training loss (each arm’s own targets)", "dev_answer_loss": "dev loss, answer tokens alone",
-              "dev_translation_loss": "dev loss, translations"}  # fmt: skip
-    numbers = ("step", "tokens_seen", *panels, *rates)
-    frame = _table(log, ("arm",), numbers, seed="")
-    if frame[[*panels, *rates]].isna().all(axis=None):
-        return _nothing(title, alt)
-    x = x if frame[x].notna().any() else "step"
-    if frame[x].isna().all():
-        frame[x] = frame.groupby(["arm", "seed"]).cumcount() + 1.0
-    figure, axes = _axes(5.6, 2, 2, sharex=True)
-    arms, seen, ends = _arms(frame), {}, {}
-    runs = {(a, s): frame[(frame["arm"] == a) & (frame["seed"] == s)] for a in arms
-            for s in _order(frame.loc[frame["arm"] == a, "seed"], ())}  # fmt: skip
-    for ax, (column, name) in zip(axes.flat, panels.items(), strict=False):
-        ax.set_title(name)
-        for (arm, _), run in runs.items():
-            part = run[[x, column]].dropna().sort_values(x, kind="stable")
-            if part.empty:
-                continue
-            look = {"color": arms[arm]["color"]}
-            dots = {**arms[arm], "markersize": 4.5}
-            ends.setdefault(column, {}).setdefault(arm, []).append((part[column].iloc[0], part[column].iloc[-1]))
-            if column != "loss" and run["loss"].isna().all() and len(part) == 1:
-                seen[arm] = ax.axhline(part[column].iloc[0], linestyle="--", **look)
-            elif column == "loss":
-                ax.plot(part[x], part[column], alpha=0.22, linewidth=0.8, **look)
-                smooth = part[column].ewm(span=max(2, len(part) // 15)).mean()
-                (seen[arm],) = ax.plot(part[x], smooth, marker="o" if len(part) == 1 else "", **look)
-            else:
-                (seen[arm],) = ax.plot(part[x], part[column], **dots)
-    last = axes[1, 1]
-    twin = last.twinx()
-    trained = [(arm, run) for (arm, _), run in runs.items() if run[[*rates]].notna().any(axis=None)]
-    for number, (arm, run) in enumerate(trained):
-        # Dashes of one arm fall into the gaps of the others: equal schedules lie on each other.
-        dashes = {"linestyle": (-4 * number, (4, 4 * max(len(trained) - 1, 1)))}
-        for column, ax, look in (("grad_norm", last, {"linewidth": 1.2}), ("learning_rate", twin, dashes)):
-            part = run[[x, column]].dropna().sort_values(x, kind="stable")
-            if len(part):
-                shown = part[column].ewm(span=max(2, len(part) // 15)).mean() if ax is last else part[column]
-                (line,) = ax.plot(part[x], shown, color=arms[arm]["color"], **look)
-                seen.setdefault(arm, line)
-                ends.setdefault(column, {})
-    last.set_title("grad norm (—), learning rate (- -)")
-    twin.spines["right"].set_visible("learning_rate" in ends)
-    for column, ax in (("grad_norm", last), ("learning_rate", twin)):
-        ax.set_ylim(bottom=0)
-        if column not in ends:
-            ax.set_yticks([])
-    twin.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    for ax, found in zip(axes.flat, [*(column in ends for column in panels), bool({*rates} & {*ends})], strict=True):
-        if not found:
-            ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=GREY)
-            ax.set_yticks([])
-        ax.grid(axis="y")
-    _ticks(axes[1], "tokens seen" if x == "tokens_seen" else "optimizer step")
-    _legend(figure, [seen[arm] for arm in arms if arm in seen], [arm for arm in arms if arm in seen])
-    measure = next((c for c in ("dev_answer_loss", "dev_translation_loss", "loss") if c in ends), None)
-    finals = {arm: sum(b for _, b in pairs) / len(pairs) for arm, pairs in ends.get(measure, {}).items()}
-    starts = {"dev_answer_loss": "Answer-only dev loss at the end: ", "loss": "Training loss at the end, own targets: ",
-              "dev_translation_loss": "Translation dev loss at the end: "}  # fmt: skip
-    finding = starts.get(measure, "") + _few(finals, ".2f", lowest=True)
-    spans = {column: [f"{arm} from {pairs[0][0]:.2f} to {pairs[0][1]:.2f}" for arm, pairs in ends[column].items()]
-             for column in panels if column in ends}  # fmt: skip
-    described = "; ".join(f"{panels[column]}: {', '.join(each)}" for column, each in spans.items())
-    return _finish(figure, title or finding or "Learning rate and gradient norm", alt or f"Loss curves. {described}.")
-
-
-def _ticks(axes: Iterable[Any], label: str) -> None:
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
-    for ax in axes:
-        ax.set_xlabel(label)
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _grouped(ax: Any, frame: DataFrame, places: Sequence[str], column: str, upright: bool) -> list[str]:
@@ -309,3 +220,38 @@ def by_category(frame: DataFrame, title: str | None = None, alt: str | None = No
         arm, place = gains.abs().idxmax()
         finding = f"Largest change over {arms[0]}: {arm} in {place}, {gains[arm, place]:+.1f} points"
     return _finish(figure, title or finding, alt or f"Accuracy by category and arm. {'; '.join(words)}.")
+
+
+@style()
+def dose(frame: DataFrame, title: str | None = None, alt: str | None = None) -> Figure:
+    """Accuracy against the share of training questions that carry Reasoning, a line a stage, a panel a set of questions.
+
+    Columns: percent (0 to 100), stage, value (percent); optional: set, low, high (percent), n (questions).
+    """
+    frame = _table(frame, ("percent", "stage", "value"), ("percent", "value", "low", "high", "n"), set="all").dropna(subset=["percent", "value"])
+    if frame.empty:
+        return _nothing(title, alt)
+    sets = [s for s in ("authored", "control") if s in set(frame["set"])] or list(dict.fromkeys(frame["set"]))
+    figure, axes = _axes(3.6, 1, len(sets), sharey=False)
+    axes = axes.flat if len(sets) > 1 else [axes]
+    words, gains = [], {}
+    for ax, which in zip(axes, sets, strict=True):
+        here = frame[frame["set"] == which]
+        for number, stage in enumerate(_order(here["stage"], STAGES)):
+            part = here[here["stage"] == stage].sort_values("percent", kind="stable").reset_index(drop=True)
+            look = {"color": (BLUE, VERMILLION)[number % 2], "fmt": "os"[number % 2] + "-", "markersize": 6.5}
+            # Apart by a point of the axis, or the intervals of the two stages would lie on each other.
+            ax.errorbar(part["percent"] + 1.2 * number, part["value"], yerr=_errors(part), label=stage, **look)
+            words.append(f"{which} {stage}: " + ", ".join(f"{p:.0f} % {v:.1f}" for p, v in zip(part["percent"], part["value"], strict=True)))
+            best = part.loc[part["value"].idxmax()]
+            gains[which, stage] = (best["percent"], best["value"])
+        ax.set_title({"authored": "authored questions", "control": "positive control"}.get(which, which), fontsize=11)
+        ax.set_xticks(sorted(set(frame["percent"])))
+        ax.set_xlabel("training questions with Reasoning, %")
+        ax.set_ylim(bottom=0)
+        ax.grid(axis="y")
+    axes[0].set_ylabel("accuracy, %")
+    handles, labels = axes[0].get_legend_handles_labels()
+    _legend(figure, handles, [f"{name}: {STAGES[name]}" if name in STAGES else name for name in labels])
+    finding = "Highest " + "; ".join(f"{s} on {w}: {v:.1f} % at {p:.0f} % Reasoning" for (w, s), (p, v) in gains.items() if s == "S4" or len(gains) == 1)
+    return _finish(figure, title or finding, alt or f"Accuracy in percent against the share with Reasoning. {'; '.join(words)}.")

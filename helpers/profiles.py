@@ -34,7 +34,8 @@ class Recipe:
 
     Lengths and budgets are in tokens; `train_pairs`, `dev_pairs` and `test_pairs` are numbers of Tatoeba pairs, `dev_loss_pairs` how many of
     the dev pairs the dev loss is taken on, `replay_pairs` how many of the training pairs are mixed into the question phase. `questions` and
-    `test_questions` limit the authored sets (0: all of them).
+    `test_questions` limit the authored sets (0: all of them); `control_train`, `control_dev` and `control_test` add generated problems of the
+    positive control (0: none).
     """
 
     train_pairs: int = 1500
@@ -44,6 +45,9 @@ class Recipe:
     replay_pairs: int = 108
     questions: int = 0
     test_questions: int = 0
+    control_train: int = 0
+    control_dev: int = 0
+    control_test: int = 0
     reasoning_fraction: float = 0.33
     rank: int = 16
     alpha: int = 32
@@ -58,6 +62,8 @@ class Recipe:
     translation_budget: int = 64
     answer_budget: int = 96
     multistep_budget: int = 136
+    reasoning_budget: int = 96
+    line_budget: int = 24
     few_shot: int = 3
     generation_batch: int = 128
     seed: int = 0
@@ -65,12 +71,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Profile:
-    """A named model with its recipe; `arms` are trained by the default run."""
+    """A named model with its recipe."""
 
     name: str
     model: Model
     recipe: Recipe
-    arms: tuple[str, ...] = ("plain", "reasoned-33")
 
     def replace(self, **changes) -> Profile:
         """The same profile with fields of its recipe changed. Raises `UserError` for an unknown field."""
@@ -165,6 +170,8 @@ PROFILES: dict[str, Profile] = {
                     translation_budget=8,
                     answer_budget=8,
                     multistep_budget=12,
+                    reasoning_budget=10,
+                    line_budget=4,
                     few_shot=1,
                 ),
             )

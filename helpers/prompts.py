@@ -73,6 +73,11 @@ def completion(stage: str, record: Record) -> str:
     return "\n".join(lines).removeprefix(_CUES[stage])
 
 
+def lines(stage: str) -> tuple[str, tuple[str, ...]]:
+    """How a completion that is to carry Reasoning begins, and the cues of the lines after its first one."""
+    return ("", ("Reasoning:", "Answer:")) if stage == "multistep" else ("Reasoning:", ("Answer:",))
+
+
 def few_shot(stage: str, examples: Sequence[Record]) -> str:
     """Solved examples in front of a prompt, a blank line between them; plain text in every style."""
     return "".join(

@@ -8,11 +8,13 @@ import html
 import re
 from pathlib import Path
 
-from . import figure_style, pipeline, plots
-from .evaluation import Results
+from . import claims, curves, figure_style, pipeline, plots
 from .files import read_json, write_json, write_text
 from .inference import STAGES
+from .results import PRIMARY, Results
 from .runtime import Run
+
+LEAD = "reasoned-33"
 
 _STYLE = """body{font:16px/1.55 system-ui,"Noto Sans JP","Hiragino Sans",sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{font-size:1.6rem;line-height:1.25}h2{font-size:1.15rem;margin-top:1.8rem}img{max-width:100%;height:auto}
@@ -23,18 +25,20 @@ table{border-collapse:collapse;font-size:.86rem;margin:.8rem 0}td,th{border-bott
 
 def headline(run: Run, results: Results) -> dict[str, str]:
     """The numbers that the run ends with, label → text with n and a 95 % interval."""
-    gain = results.translation_gain[-1]
-    found = {
-        f"Translation, chrF++ of {run.profile.arms[-1]} minus the base's best prompt": _difference(gain),
-    }
+    found = {f"Translation, chrF++ of {r['label'].replace(' − ', ' minus ')}": _difference(r) for r in results.translation_gain[:2]}
     for row in results.stages:
-        if row["stage"] in ("S2", "S4"):
-            found[f"{row['stage']} ({STAGES[row['stage']]}), {row['arm']}"] = _rate(row)
+        if row["stage"] in PRIMARY and row["set"] == _whole(results) and row["arm"] in ("base", "plain", LEAD) and row["own"]:
+            asked = ", asked for Reasoning" if row["decoding"] == "asked" else ""
+            found[f"{row['stage']} ({STAGES[row['stage']]}), {row['arm']}{asked}"] = _rate(row)
     for row in verdicts(results):
-        found[f"Does Reasoning help? {row['stage']}, {row['a']} against {row['b']}"] = (
+        found[f"Does Reasoning help? {row['stage']}, {row['set']} questions, {row['a']} against {row['b']}"] = (
             f"{row['outcome']}: {_difference(row)}, p={row['p_holm']:.3g} (Holm)"
         )
     return found
+
+
+def _whole(results: Results) -> str:
+    return "all" if any(r["set"] == "all" for r in results.stages) else "authored"
 
 
 def _rate(row: dict) -> str:
@@ -46,32 +50,63 @@ def _difference(row: dict) -> str:
 
 
 def verdicts(results: Results) -> list[dict]:
-    """Reasoned against plain at the primary stages S2 and S4."""
-    return [r for r in results.paired if r["b"] == "plain" and r["stage"] in ("S2", "S4")]
+    """The third with Reasoning against plain at the primary stages S2 and S4, a row a set of questions."""
+    return [r for r in results.paired if r["b"] == "plain" and r["a"] == LEAD and r["stage"] in PRIMARY and (r["set"] != "all" or _whole(results) != "all")]
+
+
+def answer(results: Results) -> str:
+    """The verdict in one sentence."""
+    words = {"improves": "improves the answers", "harms": "harms the answers"}
+    kinds = {"authored": "on the questions written for this project", "control": "on the positive control (generated arithmetic and date problems)"}
+    parts = []
+    for which in ("authored", "control"):
+        rows = {r["stage"]: r for r in verdicts(results) if r["set"] == which}
+        if not rows:
+            continue
+        found = rows["S4"]
+        said = words.get(found["outcome"], f"makes no detectable difference (an effect of {found['mde']:.1f} points would have been found four times in five)")
+        parts.append(f"{kinds[which]} it {said}: {found['value']:+.1f} points [{found['low']:+.1f}, {found['high']:+.1f}] in one call (S4), "
+                     f"{rows['S2']['value']:+.1f} [{rows['S2']['low']:+.1f}, {rows['S2']['high']:+.1f}] from the gold English (S2)")  # fmt: skip
+    if not parts:
+        return "Only one arm was trained, so there is no verdict."
+    return "Reasoning on a third of the training questions, against none: " + "; ".join(parts) + "."
 
 
 def figures(run: Run, results: Results) -> dict[str, tuple[Path, Path]]:
     """Draw and save every figure of the report (PNG and SVG in `report/figures`), name → paths."""
     import pandas as pd
 
+    log = pipeline.log_frame(run)
+    stages, groups = pd.DataFrame(results.stages), pd.DataFrame(results.groups)
+    groups = groups[(groups["stage"] == "S4") & (groups["by"] == "category") & groups["arm"].isin(["base", "plain", LEAD])]
     drawn = {
-        "loss_curves": plots.loss_curves(pipeline.log_frame(run)),
+        "loss_curves": curves.loss_curves(log),
+        "seed_observation": curves.seed_observation(log),
         "translation": plots.translation(pd.DataFrame(results.translation)),
-        "stages": plots.stages(pd.DataFrame(results.stages)),
-        "categories": plots.by_category(pd.DataFrame(results.categories)),
+        "stages": plots.stages(stages[stages["own"] & (stages["set"] == "authored")]),
+        "categories": plots.by_category(groups.rename(columns={"group": "category"})),
         "broken_steps": plots.broken_steps(pd.DataFrame(results.broken)),
     }
-    against_plain = [r for r in results.paired if r["b"] == "plain"]
+    against_plain = primary(results)
     if against_plain:
         drawn["forest"] = plots.forest(pd.DataFrame(against_plain))
+    if len({r["percent"] for r in results.dose}) > 2:
+        drawn["dose"] = plots.dose(pd.DataFrame(results.dose))
     return {name: figure_style.save(figure, run.path("report", "figures"), name) for name, figure in drawn.items()}
+
+
+def primary(results: Results) -> list[dict]:
+    """Every arm against plain at S2 and S4, on the authored and the control questions apart: the rows of the forest plot."""
+    rows = [r for r in results.paired if r["b"] == "plain" and r["stage"] in PRIMARY and (r["set"] != "all" or _whole(results) != "all")]
+    order = {s: i for i, s in enumerate(("authored", "control"))}
+    return [r | {"label": r["label"].replace(" − plain", "")} for r in sorted(rows, key=lambda r: (order[r["set"]], r["stage"]))]
 
 
 def write(run: Run, results: Results, paths: dict[str, tuple[Path, Path]]) -> Path:
     """Write `report/report.md`, `report.html`, `headline.json`, `results.json` and the training log; returns the folder."""
     folder = run.path("report")
     numbers = headline(run, results)
-    blocks = list(_blocks(run, results, numbers))
+    blocks = list(_blocks(run, results, numbers, paths))
     write_text(folder / "report.md", "\n\n".join(_markdown(b, paths) for b in blocks) + "\n")
     body = "\n".join(_html(b, paths) for b in blocks)
     title = html.escape(blocks[0][1])
@@ -86,66 +121,66 @@ def write(run: Run, results: Results, paths: dict[str, tuple[Path, Path]]) -> Pa
     return folder
 
 
-def _blocks(run: Run, results: Results, numbers: dict[str, str]):
-    recipe, here = run.recipe, read_json(pipeline.arm_folder(run, run.profile.arms[0]) / "done.json")
+def _blocks(run: Run, results: Results, numbers: dict[str, str], paths: dict):
+    recipe, data = run.recipe, {r["set"]: r["n"] for r in results.stages}
+    arm, seed = run.study.jobs[0]
+    here = read_json(pipeline.arm_folder(run.with_seed(seed), arm) / "done.json")
+    trained = sorted({(r["arm"], r["seed"]) for r in results.by_seed if r["arm"] != "base"})
+    missing = len(run.study.jobs) - len(trained)
     yield "h1", "Does adding Reasoning to a third of a small data set make a small model answer better?"
-    yield "verdict", " ".join(r["verdict"] for r in verdicts(results)) or "Only one arm was trained, so there is no verdict."
+    yield "verdict", answer(results)
     yield (
         "p",
-        f"Model {run.profile.name} ({run.profile.model.license}), NF4 with LoRA rank {recipe.rank}, seed {recipe.seed}, on {here['device']} in "
-        f"{here['precision']}. Trained on {recipe.train_pairs} Tatoeba pairs and the training questions of the authored set; tested on "
-        f"{results.translation[0]['n']} unseen pairs and {results.stages[0]['n']} unseen questions, no entity of which was trained on. One seed: the "
-        "interval covers the choice of test items, not that of the seed.",
+        f"Study {run.study.name}: {run.profile.name} ({run.profile.model.license}), NF4 with LoRA rank {recipe.rank}, on {here['device']} in "
+        f"{here['precision']}; {len(trained)} trainings ({', '.join(run.study.arms)}; seeds {', '.join(str(s) for s in sorted({s for _, s in trained}))})"
+        + (f"; {missing} of the study's are still to come" if missing else "")
+        + f". Trained on {recipe.train_pairs} Tatoeba pairs and {_training_size(run)} questions; tested on {results.translation[0]['n']} unseen pairs, "
+        f"{data['authored']} unseen authored questions" + (f" and {data['control']} unseen problems of the positive control" if "control" in data else "")
+        + ". An arm that learnt from Reasoning is asked for it (its Reasoning line is begun for it); plain answers in the format that it learnt.",
     )
-    yield "table", ("Headline", "Measured, 95 % interval"), [(k, v) for k, v in numbers.items()]
+    yield "table", ("What the project began with", "On this model", "Measured"), [tuple(c.values()) for c in claims.claims(results, pipeline.log_frame(run))]
+    if "forest" in paths:
+        yield "h2", "Against no Reasoning, question by question"
+        yield "figure", "forest", "Paired differences between each arm and plain"
+        yield (
+            "table",
+            ("Arm, stage, questions", "Difference, points", "By seed", "Only it right", "Only plain right", "p (Holm)", "Outcome", "Detectable from"),
+            [
+                (r["label"], _difference(r), " ".join(f"{d:+.1f}" for d in r["by_seed"]), r["only_a"], r["only_b"], f"{r['p_holm']:.3g}", r["outcome"],
+                 f"{r['mde']:.1f} points")
+                for r in primary(results)
+            ],
+        )  # fmt: skip
+    if "dose" in paths:
+        yield "figure", "dose", "Accuracy against the share of training questions with Reasoning"
     yield "h2", "Where the multistep task breaks"
     yield (
         "p",
-        "Each wrong S4 answer is laid to its first broken step: S2 (gold English) wrong means knowledge or reasoning, S2 right and S3 (its own "
-        "translation) wrong means translation, S3 right and S4 wrong means chaining.",
+        "Each wrong one-call answer (S4) is laid to its first broken step: S2 (from the gold English) wrong means knowledge or reasoning, S2 right and S3 "
+        "(two calls, own translation) wrong means translation, S3 right and S4 wrong means chaining.",
     )
     yield "figure", "stages", "Accuracy at the stages S2 to S5 for each arm"
     yield "figure", "broken_steps", "S4 outcomes by first broken step for each arm"
     yield (
         "table",
-        ("Arm", "Stage", "Exact match", "Lenient", "Well-formed", "Cut off", "With Reasoning"),
+        ("Arm", "Decoding", "Stage", "Questions", "Exact match", "Lenient", "Well-formed", "Cut off", "With Reasoning"),
         [
-            (r["arm"], f"{r['stage']} {STAGES[r['stage']]}", _rate(r), *(f"{r[k]:.1f} %" for k in ("lenient", "well_formed", "truncated", "reasoned")))
+            (r["arm"], r["decoding"], r["stage"], r["set"], _rate(r), *(f"{r[k]:.1f} %" for k in ("lenient", "well_formed", "truncated", "reasoned")))
             for r in results.stages
+            if r["stage"] in PRIMARY and (r["set"] != "all" or _whole(results) != "all")
         ],
     )
-    if any(r["b"] == "plain" for r in results.paired):
-        yield "h2", "Reasoning against no Reasoning, question by question"
-        yield "figure", "forest", "Paired differences between the reasoned and the plain arm"
-        yield (
-            "table",
-            ("Stage", "Difference, points", "Only reasoned right", "Only plain right", "p (Holm)", "Outcome", "Detectable from"),
-            [
-                (r["stage"], _difference(r), r["only_a"], r["only_b"], f"{r['p_holm']:.3g}", r["outcome"], f"{r['mde']:.1f} points")
-                for r in results.paired
-                if r["b"] == "plain"
-            ],
-        )
     yield "figure", "categories", "S4 accuracy by category and arm"
     yield "h2", "Translation of unseen Tatoeba pairs"
     yield "figure", "translation", "chrF++ of base and tuned models"
-    yield (
-        "table",
-        ("System", "chrF++", "BLEU", "Cut off"),
-        [(r["system"], f"{r['value']:.1f} [{r['low']:.1f}, {r['high']:.1f}]", f"{r['bleu']:.1f}", f"{r['truncated']:.1f} %") for r in results.translation],
-    )
     yield (
         "table",
         ("Against the base's best prompt", "chrF++ points", "p"),
         [(r["label"], _difference(r), f"{r['p']:.3g}") for r in results.translation_gain],
     )
     yield "h2", "Loss curves"
+    yield "figure", "seed_observation", "Training loss and answer-only loss of plain and reasoned arms"
     yield "figure", "loss_curves", "Training loss and dev losses of each arm"
-    yield (
-        "p",
-        "Training losses of arms with different targets cannot be compared; the answer-only loss on the shared dev questions can, because it "
-        "counts the same tokens for every arm.",
-    )
     yield "h2", "Examples (one call, held-out questions)"
     rows = [
         (e["question"], e["gold"], e["system"], " / ".join(filter(None, (e["english"], e["reasoning"], e["answer"]))), "right" if e["right"] else "wrong")
@@ -153,14 +188,21 @@ def _blocks(run: Run, results: Results, numbers: dict[str, str]):
     ]
     yield "table", ("Question", "Gold", "System", "English / Reasoning / Answer", ""), rows
     yield "h2", "Limits"
+    seeds = len({s for _, s in trained})
     yield (
         "p",
-        f"One seed and {results.stages[0]['n']} questions: only effects above the minimum detectable one can be told from chance. Exact match "
-        "counts a right answer in other words as wrong unless it is a listed alias; the lenient score stands beside it. Few-shot examples help the base model "
-        f"({recipe.few_shot} of them); the tuned arms get none.",
-    )
+        ("One seed: the intervals cover the choice of test items, not that of the seed. " if seeds == 1 else
+         f"{seeds} seeds: the intervals cover test items and seeds, the latter from few. The third that carries Reasoning is the same in all. ")
+        + "Exact match counts a right answer in other words as wrong unless it is a listed alias; the lenient score stands beside it. The base model gets "
+        f"{recipe.few_shot} few-shot examples; the tuned arms get none."
+        + (" The positive control's training and test problems come from one generator, with other words and numbers." if "control" in data else ""),
+    )  # fmt: skip
     yield "p", "chrF++ " + results.signatures["chrF++"] + " · BLEU " + results.signatures["BLEU"]
     yield "p", "Sentence pairs: Tatoeba (tatoeba.org), CC BY 2.0 FR. Questions: this project, CC BY 4.0."
+
+
+def _training_size(run: Run) -> int:
+    return read_json(run.path("reasoning", "augmentation.json"))["questions"]
 
 
 def _markdown(block: tuple, paths: dict) -> str:

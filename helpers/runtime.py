@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from . import studies
 from .files import ROOT, UserError, read_json, write_json
 from .profiles import Profile, choose
 
@@ -160,10 +161,11 @@ def describe() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder with the profile it was begun with."""
+    """A run folder with the profile and the study it was begun with."""
 
     folder: Path
     profile: Profile
+    study: studies.Study
 
     @property
     def recipe(self):
@@ -173,6 +175,10 @@ class Run:
     def path(self, *parts: str) -> Path:
         """A path inside the run folder."""
         return self.folder.joinpath(*parts)
+
+    def with_seed(self, seed: int) -> Run:
+        """The same run for training and predicting with another seed; its data stay those of the run's own seed."""
+        return Run(self.folder, self.profile.replace(seed=seed), self.study)
 
 
 def runs_folder(drive: bool = False) -> Path:
@@ -190,11 +196,13 @@ def runs_folder(drive: bool = False) -> Path:
     return Path(os.environ.get("BONSAI_RUNS") or ROOT / "runs")
 
 
-def open_run(name: str = "default", profile: str = "auto", *, drive: bool = False, model_id: str = "", **changes) -> Run:
-    """Open or begin the run folder `name`. `changes` replace fields of the profile's recipe.
+def open_run(
+    name: str = "default", profile: str = "auto", *, study: str = "quick", drive: bool = False, model_id: str = "", **changes
+) -> Run:
+    """Open or begin the run folder `name` for a study (see `studies.load`). `changes` replace fields of the recipe after the study's.
 
     A folder keeps the profile it was begun with: `auto` takes that one up again. Raises `UserError` for a bad name, an unknown
-    profile, or a folder begun with other settings.
+    profile or study, or a folder begun with other settings.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise UserError(f"Run name {name!r}: use letters, digits, '.', '_' and '-' only, up to 64 of them.")
@@ -205,20 +213,23 @@ def open_run(name: str = "default", profile: str = "auto", *, drive: bool = Fals
         raise UserError(f"{marker}: not the settings of a run. Choose another RUN name, or remove that folder to begin again.")
     if profile == "auto" and begun and model_id in ("", begun["model_id"]):
         profile, model_id = begun["profile"], begun["model_id"]
+    chosen_study = studies.load(study)
+    profile = chosen_study.profile if profile == "auto" else profile
     # The profile's own name, not that of `model_id`: it is looked up again when the folder is reopened.
     profile = choose("auto", device().kind == "cuda").name if profile == "auto" else profile
-    chosen = choose(profile, model_id=model_id).replace(**changes)
-    settings = {"profile": profile, "model_id": model_id, "changes": changes}
+    chosen = choose(profile, model_id=model_id).replace(**dict(chosen_study.recipe) | changes)
+    settings = {"profile": profile, "model_id": model_id, "study": chosen_study.name, "changes": changes}
     if begun is None:
         write_json(marker, settings)
-    elif begun != settings:
+    elif {"study": "quick"} | begun != settings:
         raise UserError(
             f"{folder} was begun with {_words(begun)}, not {_words(settings)}. "
             "Choose another RUN name, or remove that folder to begin again."
         )
-    return Run(folder, chosen)
+    return Run(folder, chosen, chosen_study)
 
 
 def _words(settings: dict) -> str:
-    changes = [f"{name}={value}" for name, value in settings["changes"].items()]
-    return ", ".join([settings["profile"], *([settings["model_id"]] if settings["model_id"] else []), *changes])
+    words = [settings["profile"], settings["model_id"]]
+    words += [f"study {settings['study']}"] if settings.get("study", "quick") != "quick" else []
+    return ", ".join(w for w in [*words, *(f"{name}={value}" for name, value in settings["changes"].items())] if w)

@@ -164,16 +164,65 @@ def paired_bootstrap(hyp_a: Sequence[str], hyp_b: Sequence[str], references: Seq
     ch. 15), so it agrees with the interval; it is never below 2/(samples + 1) nor below 2^(1-n), the least that a
     sign test on `n` pairs can give. Raises `ValueError` on unequal lengths or fewer than 2 sentences.
     """
+    a, b, references = _texts(2, hyp_a=hyp_a, hyp_b=hyp_b, references=references)
+    return chrf_gain([a], b, references, samples, seed)
+
+
+def chrf_over_seeds(hypotheses: Sequence[Sequence[str]], references: Sequence[str], samples: int = 2000, seed: int = 0) -> Estimate:
+    """Mean corpus chrF++ of several systems (one a training seed) with its percentile bootstrap interval over sentences.
+
+    Raises `ValueError` on unequal lengths or fewer than 2 sentences.
+    """
     import numpy as np
 
-    a, b, references = _texts(2, hyp_a=hyp_a, hyp_b=hyp_b, references=references)
-    (score_a, score_b), scores = _bootstrap_chrf([a, b], references, samples, seed)
-    differences = scores[0] - scores[1]
+    found = [_texts(2, hypotheses=h, references=references) for h in hypotheses]
+    values, scores = _bootstrap_chrf([h for h, _ in found], found[0][1], samples, seed)
+    low, high = np.percentile(scores.mean(axis=0), (2.5, 97.5))
+    return Estimate(sum(values) / len(values), float(low), float(high), len(references), "points")
+
+
+def chrf_gain(hypotheses: Sequence[Sequence[str]], other: Sequence[str], references: Sequence[str], samples: int = 2000,
+              seed: int = 0) -> Difference:
+    """Mean corpus chrF++ of several systems (one a training seed) minus that of `other`: `paired_bootstrap` of the mean."""
+    import numpy as np
+
+    found = [_texts(2, hypotheses=h, other=other, references=references) for h in hypotheses]
+    *values, value = (pair := _bootstrap_chrf([*(h for h, _, _ in found), found[0][1]], found[0][2], samples, seed))[0]
+    differences = pair[1][:-1].mean(axis=0) - pair[1][-1]
     low, high = np.percentile(differences, (2.5, 97.5))
     tail = 1 + min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-    n = len(references)
-    p_value = min(1.0, max(2 * tail / (samples + 1), 2.0 ** (1 - n)))
-    return Difference(score_a - score_b, float(low), float(high), p_value, n)
+    p_value = min(1.0, max(2 * tail / (samples + 1), 2.0 ** (1 - len(references))))
+    return Difference(sum(values) / len(values) - value, float(low), float(high), p_value, len(references))
+
+
+def comet(sources: Sequence[str], hypotheses: Sequence[str], references: Sequence[str], model: str = "Unbabel/wmt22-comet-da") -> float:
+    """Mean COMET score (about 0-1, higher is better; Rei et al. 2022) where the package `unbabel-comet` and its model are at hand.
+
+    They are large and not installed by default. Raises `UserError` that says how to get them, `ValueError` on unequal lengths.
+    """
+    from .files import UserError
+
+    sources, hypotheses, references = _texts(sources=sources, hypotheses=hypotheses, references=references)
+    try:
+        from comet import download_model, load_from_checkpoint
+    except ImportError as error:
+        raise UserError("COMET is not installed: pip install unbabel-comet (about 2 GB with its model), then run this again.") from error
+    rows = [{"src": s, "mt": h, "ref": r} for s, h, r in zip(sources, hypotheses, references, strict=True)]
+    return float(load_from_checkpoint(download_model(model)).predict(rows, batch_size=16, gpus=0, progress_bar=False).system_score)
+
+
+def mean_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
+    """Mean of the paired differences A minus B, in the unit given, with the t interval and test. Raises `ValueError` below 2 pairs."""
+    from scipy import stats
+
+    if len(a) != len(b) or len(a) < 2:
+        raise ValueError(f"{len(a)} a, {len(b)} b: at least 2 pairs are needed.")
+    found = stats.ttest_rel(a, b)
+    interval = found.confidence_interval(0.95)
+    value = sum(x - y for x, y in zip(a, b, strict=True)) / len(a)
+    if value != value or found.pvalue != found.pvalue:  # all differences are the same
+        return Difference(value, value, value, 1.0 if value == 0 else 2.0 ** (1 - len(a)), len(a))
+    return Difference(value, float(interval.low), float(interval.high), float(found.pvalue), len(a))
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> PairedAccuracy:

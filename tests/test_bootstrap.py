@@ -43,8 +43,9 @@ def checkout(tmp_path_factory):
     """A checkout with the real command line and stubs in place of what needs the real packages."""
     root = tmp_path_factory.mktemp("check out")
     (root / "helpers").mkdir()
-    for name in ("__init__", "__main__", "bootstrap", "files", "progress", "profiles", "runtime"):
+    for name in ("__init__", "__main__", "bootstrap", "files", "progress", "profiles", "runtime", "studies"):
         shutil.copy(ROOT / "helpers" / f"{name}.py", root / "helpers")
+    shutil.copytree(ROOT / "data" / "studies", root / "data" / "studies")
     for name, source in STUBS.items():
         (root / "helpers" / f"{name}.py").write_text(source)
     (root / "wheels").mkdir()

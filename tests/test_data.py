@@ -80,6 +80,7 @@ NAMES = {
     "date": date,
     "timedelta": timedelta,
     "weekday": lambda d: ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")[d.weekday()],
+    "clock": lambda minutes: f"{minutes // 60}:{minutes % 60:02d}",
     "month_name": lambda n: (
         "January", "February", "March", "April", "May", "June", "July",
         "August", "September", "October", "November", "December",

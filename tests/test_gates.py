@@ -340,3 +340,16 @@ def test_plain_arithmetic(text, value):
 def test_anything_else_is_refused(text):
     with pytest.raises(ValueError, match="not plain arithmetic|null bytes"):
         evaluate(text)
+
+
+def test_generated_drills_may_repeat_their_form_and_their_arithmetic_is_still_checked():
+    from helpers import controls
+
+    made = controls.generate(train=60, test=120)
+    train, held = [r for r in made if r.split == "train"], [r for r in made if r.split == "test"]
+    wrong = train[0].replace(reasoning=train[0].reasoning.replace("=", "= 1", 1))
+    rationales = {r.id: r.reasoning for r in train} | {wrong.id: wrong.reasoning}
+    accepted, outcomes = gates.check(train, rationales, held)
+    assert outcomes.pop(train[0].id) == "wrong-arithmetic" and set(outcomes.values()) == {gates.ACCEPTED} and len(accepted) == 59
+    own = [r.replace(source="own") for r in train]
+    assert "near-copy" in gates.check(own, {r.id: r.reasoning for r in own})[1].values() or "held-out-text" in gates.check(own, rationales, held)[1].values()

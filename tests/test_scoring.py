@@ -285,3 +285,48 @@ def test_verdict_has_three_outcomes():
 def test_import_loads_nothing_heavy():
     code = "import sys, helpers.scoring; print([m for m in ('numpy', 'scipy', 'sacrebleu') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_comet_says_how_to_get_it_and_scores_when_it_is_there(monkeypatch):
+    import types
+
+    from helpers.files import UserError
+
+    monkeypatch.setitem(sys.modules, "comet", None)
+    with pytest.raises(UserError, match="pip install unbabel-comet"):
+        scoring.comet(["水"], ["water"], ["water"])
+    with pytest.raises(ValueError, match="Unequal lengths"):
+        scoring.comet(["水"], ["water", "fire"], ["water"])
+    # The package cannot be had here: its interface, as its own README shows it, is what is held to.
+    seen = {}
+
+    class Model:
+        def predict(self, rows, **options):
+            seen["rows"] = rows
+            return types.SimpleNamespace(system_score=0.81)
+
+    monkeypatch.setitem(sys.modules, "comet", types.SimpleNamespace(download_model=lambda name: name, load_from_checkpoint=lambda path: Model()))
+    assert scoring.comet(["水"], ["water"], ["Water"]) == 0.81 and seen["rows"] == [{"src": "水", "mt": "water", "ref": "Water"}]
+
+
+def test_mean_difference_is_the_paired_t_test():
+    from scipy import stats
+
+    a, b = [1.0, 2.0, 3.5, 4.0], [0.5, 1.0, 3.0, 4.5]
+    found = scoring.mean_difference(a, b)
+    expected = stats.ttest_1samp([x - y for x, y in zip(a, b, strict=True)], 0)
+    assert found.value == pytest.approx(0.375) and found.p_value == pytest.approx(expected.pvalue) and found.low < 0 < found.high
+    assert scoring.mean_difference([1, 2], [1, 2]).p_value == 1.0 and scoring.mean_difference([2, 3], [1, 2]).value == 1.0
+    with pytest.raises(ValueError, match="at least 2"):
+        scoring.mean_difference([1.0], [2.0])
+
+
+def test_chrf_over_seeds_is_the_mean_and_pairs_with_the_other():
+    references = [f"the cat number {i} sits on the mat" for i in range(30)]
+    good, half = references, [r if i % 2 else "a dog" for i, r in enumerate(references)]
+    one, two = scoring.chrf_interval(good, references), scoring.chrf_interval(half, references)
+    both = scoring.chrf_over_seeds([good, half], references)
+    assert both.value == pytest.approx((one.value + two.value) / 2) and both.low < both.value < both.high and both.n == 30
+    gain = scoring.chrf_gain([good, half], half, references)
+    assert gain.value == pytest.approx((one.value - two.value) / 2) and gain.low > 0
+    assert scoring.chrf_gain([good], half, references) == scoring.paired_bootstrap(good, half, references)

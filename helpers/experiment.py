@@ -1,0 +1,179 @@
+"""Run a study: what it will take, then every (arm, seed) trained and evaluated, one after the other; what is done is kept."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import assembly, corpora, evaluation, pipeline, reasoning, studies, training
+from .evaluation import System
+from .files import read_json, whole_file
+from .progress import clock
+from .records import Record
+from .runtime import Run
+
+# Tokens an S-stage answer takes on average, measured on the default run (S1 18, S2 6, S4 28; with Reasoning 45 more).
+TOKENS = {"S1": 18, "S2": 8, "S3": 8, "S4": 30, "S5": 8}
+REASONED = 45
+# Without a log of this profile: tokens a second of training (generation: about the same) for each GFLOP/s of the processor and billion parameters.
+PER_GFLOPS = 0.11
+PARAMETERS = {"gemma3-270m": 0.27, "phi-2": 2.8, "phi-3-mini-4k": 3.8, "phi-3.5-mini": 3.8}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One (arm, seed): `steps` of training, `seconds` expected for training and prediction, and what of it is done."""
+
+    arm: str
+    seed: int
+    steps: int
+    train_seconds: float
+    predict_seconds: float
+    trained: bool
+    predicted: bool
+
+
+def plan(run: Run) -> list[Job]:
+    """What the study will run, in order, the base model first; seconds are estimates from earlier logs of this profile, else from a probe."""
+    questions = _training_questions(run)
+    per_second = _rates(run)
+    jobs = []
+    for system in evaluation.systems(run):
+        steps, tokens = (0, 0.0) if system.name == "base" else _training(run, questions, system.name)
+        predicted = (system.folder / "done.json").exists()
+        trained = system.adapter is None or (system.adapter.parent / "done.json").exists()
+        jobs.append(
+            Job(system.name, system.seed, steps, tokens / per_second[0], _to_predict(run, system) / per_second[1], trained, predicted)
+        )
+    return jobs
+
+
+def _training_questions(run: Run) -> list[Record]:
+    if run.path("data", "manifest.json").exists():
+        return assembly.load(run).questions["train"]
+    authored = [r for r in corpora.questions() if r.split == "train"]
+    chosen = set(reasoning.ranking(authored)[: run.recipe.questions or None])
+    control = [r for r in assembly.control_questions(run) if r.split == "train"]
+    return [r for r in authored if r.id in chosen] + control
+
+
+def _training(run: Run, questions: list[Record], arm: str) -> tuple[int, float]:
+    """Optimiser steps of an arm, and its tokens; the shared steps count with the first arm of a seed."""
+    recipe = run.recipe
+    share = 1.0 if arm == "reasoned-100" else int(arm.split("-")[1]) / 100 if arm.startswith("reasoned") else recipe.reasoning_fraction
+    reasoned = share * studies.reasons(arm)
+    examples = (2 * len(questions) * (1.3 if arm.endswith("matched") else 1)) * recipe.question_epochs + recipe.replay_pairs
+    pairs = recipe.train_pairs - recipe.replay_pairs
+    batch = recipe.batch_size * recipe.accumulation
+    tokens = examples * (58 + REASONED * reasoned) + (38 * pairs if arm == run.study.arms[0] else 0)
+    return pairs // batch + int(examples) // batch, tokens
+
+
+def _to_predict(run: Run, system: System) -> float:
+    recipe = run.recipe
+    authored, control = recipe.test_questions or sum(r.split == "test" for r in corpora.questions()), recipe.control_test
+    free = authored * sum(TOKENS.values()) + control * (TOKENS["S2"] + TOKENS["S4"]) + recipe.test_pairs * TOKENS["S1"]
+    if system.name != "base" and not studies.reasons(system.name):
+        return free
+    return free + authored * (TOKENS["S2"] + TOKENS["S3"] + TOKENS["S4"] + 3 * REASONED) + control * (TOKENS["S2"] + TOKENS["S4"] + 2 * REASONED)
+
+
+def _rates(run: Run) -> tuple[float, float]:
+    """Tokens a second of training and of generation on this machine: medians of what this profile's runs have logged, else a probe's."""
+    training_rates, generation_rates = [], []
+    for marker in sorted(run.folder.parent.glob("*/run.json")):
+        if read_json(marker).get("profile") != run.profile.name:
+            continue
+        for path in sorted(marker.parent.glob("arms/*/seed*/log.jsonl")):
+            training_rates += [row["tokens_per_second"] for row in training.read_log(path, partial=True) if "tokens_per_second" in row]
+        for path in marker.parent.glob("predictions/**/done.json"):
+            found = read_json(path)
+            generation_rates += [found["tokens"] / found["seconds"]] if found.get("seconds") else []
+    fallback = PER_GFLOPS * _gflops() / PARAMETERS.get(run.profile.name, 0.3) if not (training_rates and generation_rates) else 0.0
+    return (
+        statistics.median(training_rates) if training_rates else fallback,
+        statistics.median(generation_rates) if generation_rates else fallback,
+    )
+
+
+def _gflops(size: int = 1024, times: int = 6) -> float:
+    import time
+
+    import torch
+
+    from .runtime import device
+
+    here = device()
+    matrix = torch.ones(size, size, dtype=here.dtype, device=here.kind)
+    best = float("inf")
+    for _ in range(times):
+        begun = time.perf_counter()
+        float((matrix @ matrix)[0, 0])
+        best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best / 1e9
+
+
+def memory_gb(run: Run) -> float | None:
+    """Peak memory that this profile's logs report, in GB (10⁹ bytes); None where there are none yet."""
+    found = []
+    for marker in sorted(run.folder.parent.glob("*/run.json")):
+        if read_json(marker).get("profile") == run.profile.name:
+            for path in marker.parent.glob("arms/*/seed*/log.jsonl"):
+                found += [row["peak_memory_gb"] for row in training.read_log(path, partial=True) if "peak_memory_gb" in row]
+    return max(found, default=None)
+
+
+def describe(run: Run, jobs: list[Job]) -> str:
+    """The plan as text: a line a job, and the sum of what is left."""
+    lines = [f"Study {run.study.name} with {run.profile.name}: {run.study.about}", ""]
+    lines.append(f"  {'arm':22}{'seed':>5}{'steps':>7}{'train':>9}{'predict':>9}  state")
+    left = 0.0
+    for job in jobs:
+        state = "done" if job.trained and job.predicted else "trained" if job.trained and job.arm != "base" else "to do"
+        left += (0 if job.trained else job.train_seconds) + (0 if job.predicted else job.predict_seconds)
+        seed = "" if job.seed < 0 else job.seed
+        lines.append(f"  {job.arm:22}{seed:>5}{job.steps or '':>7}{clock(job.train_seconds):>9}{clock(job.predict_seconds):>9}  {state}")
+    memory = memory_gb(run)
+    lines += ["", f"Left: about {clock(left)}. Peak memory: {f'{memory:.1f} GB' if memory else 'not measured on this machine yet'}."]
+    return "\n".join(lines)
+
+
+def execute(
+    run: Run,
+    *,
+    view: pipeline.View = lambda steps: lambda row: None,
+    progress: Callable[[str, int, int], None] = lambda system, done, total: None,
+    done: Callable[[System], None] = lambda system: None,
+    say: Callable[[str], None] = print,
+) -> pipeline.Data:
+    """Curate, put rationales on, then train and evaluate each (arm, seed) in turn; `done` is called after each. Goes on where it stopped.
+
+    Raises `UserError`.
+    """
+    data = pipeline.ensure(run, say=say)
+    for number, system in enumerate(evaluation.systems(run)):
+        say(f"[{number + 1}/{len(run.study.jobs) + 1}] {system.label}")
+        if system.adapter:
+            pipeline.train_arm(run.with_seed(system.seed), data, system.name, view=view, say=say)
+        evaluation.predict(run, data, some=[system], progress=progress, say=say)
+        done(system)
+    return data
+
+
+def keep(run: Run, system: System, folder: Path) -> None:
+    """Copy the small result files of a system that is done into `folder`: its predictions, compressed, and its training log."""
+    place = folder / (system.name if system.adapter is None else f"{system.name}/seed{system.seed}")
+    for name in ("questions.jsonl", "translation.jsonl"):
+        with whole_file(place / f"{name}.gz", "wb") as f, gzip.GzipFile(fileobj=f, mode="wb", mtime=0, filename="") as g:
+            g.write((system.folder / name).read_bytes())
+    if system.adapter:
+        facts = read_json(system.adapter.parent / "done.json")
+        rows = training.read_log(system.adapter.parent / "log.jsonl")
+        with whole_file(place / "log.jsonl") as f:
+            f.writelines(json.dumps(row) + "\n" for row in rows)
+        with whole_file(place / "done.json") as f:
+            json.dump(facts, f, indent=1)

@@ -1,0 +1,118 @@
+"""Decoding: lines begun for the model are the very tokens that training used; late rows, removed rows and ties change nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers import decoding, inference, models, profiles, prompts
+
+FAMILIES = ["tiny", "tiny-phi", "tiny-phi3"]
+
+
+def write(writer, tokens):
+    """Feed tokens until the writer says stop; what it did not take is returned."""
+    rest = list(tokens)
+    for _ in range(200):
+        if writer.take(rest[0] if rest else 0):
+            return rest
+        if not writer._forced and rest:
+            rest.pop(0)
+    raise AssertionError("never done")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("stage", ["multistep", "answer"])
+def test_the_lines_begun_for_the_model_are_the_tokens_of_training(name, stage, questions):
+    """A model that writes a training completion line by line ends with exactly the ids that it was trained on."""
+    profile = profiles.choose(name)
+    tokenizer = models.load_tokenizer(profile)
+    record = next(q for q in questions if q.reasoning)
+    style = profile.model.prompt_style
+    example = prompts.encode_example(tokenizer, style, stage, record)
+    trained = [t for t in example["labels"] if t != prompts.IGNORED]
+    begun, cues = prompts.lines(stage)
+    opening = tokenizer(begun, add_special_tokens=False)["input_ids"] if begun else []
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
+    end = prompts.end_id(tokenizer, style)
+    writer = decoding.LineWriter(tokenizer, [end], 600, cues=cues, budgets=(200,) * (len(cues) + 1))
+    lines = prompts.completion(stage, record).split("\n")
+    bodies = [lines[0].removeprefix(begun), *(line.removeprefix(cue) for line, cue in zip(lines[1:], cues, strict=True))]
+    for body in bodies[:-1]:
+        for token in [*tokenizer(body, add_special_tokens=False)["input_ids"], newline]:
+            assert not writer.take(token)
+        while writer._forced:
+            assert not writer.take(0)
+    for token in tokenizer(bodies[-1], add_special_tokens=False)["input_ids"]:
+        assert not writer.take(token)
+    assert writer.take(end) and not writer.cut
+    assert opening + writer.tokens == trained
+
+
+def test_an_end_token_or_an_overlong_line_begins_the_next_line(tiny):
+    tokenizer = models.load_tokenizer(tiny)
+    end, newline = tokenizer.eos_token_id, tokenizer("\n", add_special_tokens=False)["input_ids"][0]
+    a, b = (tokenizer(x, add_special_tokens=False)["input_ids"][0] for x in "ab")
+
+    def run(tokens):
+        writer = decoding.LineWriter(tokenizer, [end], 9, cues=("Reasoning:", "Answer:"), budgets=(3, 3, 3))
+        feed = iter([*tokens, *[a] * 40])
+        while not writer.take(0 if writer._forced else next(feed)):
+            assert len(writer.tokens) < writer.longest
+        assert len(writer.tokens) <= writer.longest
+        return writer.text, writer.cut
+
+    assert run([a, newline, b, newline, a, end]) == ("a\nReasoning:b\nAnswer:a", False)
+    assert run([a, end, b, end, a, end]) == ("a\nReasoning:b\nAnswer:a", False), "an end token ends its line only"
+    assert run([newline, a, newline, b, newline, a, end])[0] == "\na\nReasoning:b\nAnswer:a", "a line break alone ends nothing"
+    assert run([a, a, a, b, newline, a, end]) == ("aaa\nReasoning:b\nAnswer:a", True)
+    assert run([]) == ("aaa\nReasoning:aaa\nAnswer:aaa", True)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_batches_late_rows_and_removed_rows_change_no_token(asked, tiny, questions, fp32):
+    """27 rows in batches of 8: some rows wait for the last batch, others move up; alone they are the same."""
+    tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
+    profile = tiny.replace(generation_batch=8, reasoning_budget=9, translation_budget=7)
+    texts = [prompts.prompt("text", "multistep", ja=q.ja) for q in questions[:27]]
+    counted = []
+    together = inference.generate(model, tokenizer, profile, texts, 24, instruction="multistep", asked=asked, progress=counted.append)
+    alone = [inference.generate(model, tokenizer, profile, [t], 24, instruction="multistep", asked=asked)[0] for t in texts]
+    assert together == alone and sum(counted) == 27
+    if asked:
+        assert all(c.text.count("Reasoning:") == c.text.count("Answer:") == 1 for c in together)
+
+
+def test_rows_move_up_into_the_places_of_those_that_are_done():
+    assert decoding._move_up([5, 6, 7, 8, 9], {5, 8}) == ([(4, 0)], [9, 6, 7])
+    assert decoding._move_up([1, 2, 3], {1, 2}) == ([(2, 0)], [3])
+    assert decoding._move_up([1, 2, 3], {3}) == ([], [1, 2])
+
+
+@pytest.mark.parametrize("size", [1024, 1000, 30])
+def test_the_likeliest_token_is_argmax_with_ties_to_the_first(size):
+    import torch
+
+    class Causal:
+        def get_output_embeddings(self):
+            return layer
+
+    layer = torch.nn.Linear(8, size)
+    hidden = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        layer.weight[[3, size - 1]] = 10
+        layer.bias[:] = 0
+        hidden[0] = 1
+        assert torch.equal(decoding._picker(Causal())(hidden), (hidden @ layer.weight.T + layer.bias).argmax(-1))
+        assert decoding._picker(Causal())(hidden)[0] == 3
+
+
+def test_sampling_is_seeded_and_stays_among_the_likeliest(tiny, questions):
+    tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
+    texts = [prompts.prompt("text", "answer", en=q.en) for q in questions[:4]]
+
+    def sample(**options):
+        return [c.text for c in inference.generate(model, tokenizer, tiny, texts, 12, sampling=decoding.Sampling(**options))]
+
+    greedy = [c.text for c in inference.generate(model, tokenizer, tiny, texts, 12)]
+    assert sample(temperature=1.0, seed=1) == sample(temperature=1.0, seed=1) != sample(temperature=1.0, seed=2)
+    assert sample(temperature=1.0, top_k=1) == greedy != sample(temperature=1.0)

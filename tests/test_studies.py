@@ -1,0 +1,146 @@
+"""Study files: the two that ship, what a bad one says, the order of work; the plan and the resumable runner."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from helpers import corpora, evaluation, experiment, files, pipeline, report, results, runtime, studies
+
+
+def write(folder, text):
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_shipped_studies():
+    quick, full = studies.load("quick"), studies.load("full")
+    assert quick.jobs == (("plain", 0), ("reasoned-33", 0)) and quick.recipe == ()
+    six = {"plain", "reasoned-33", "reasoned-100", "shuffled-33", "plain-token-matched"}
+    assert all(len(dict(full.seeds)[arm]) == 3 for arm in six), "with base, the six arms of DESIGN"
+    assert {"reasoned-20", "reasoned-67"} <= set(full.arms), "dose-response"
+    tested = sum(r.split == "test" for r in corpora.questions()) + dict(full.recipe)["control_test"]
+    assert tested >= 1000 and dict(full.recipe)["test_questions"] == 0
+
+
+def test_all_arms_of_a_seed_come_before_the_next_seed(tmp_path):
+    study = studies.load(write(tmp_path, "[seeds]\nplain = [1, 0]\nreasoned-33 = [0, 1]\nreasoned-20 = [1]\n"))
+    assert study.jobs == (("plain", 0), ("reasoned-33", 0), ("plain", 1), ("reasoned-33", 1), ("reasoned-20", 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seeds = [\nplain", "not valid TOML.*line 2"),
+        ("[seeds]\nreasoned-33 = [0]", "seeds.*plain among them"),
+        ("[seeds]\nplain = 0", "plain: expected a list of whole numbers"),
+        ("[seeds]\nplain = [true]", "plain: expected a list of whole numbers"),
+        ("[seeds]\nplain = [0, 0]", "plain: expected each seed once"),
+        ("[seeds]\nplain = [0]\nreasoned-0 = [0]", "'reasoned-0'.*reasoned-P"),
+        ("[seeds]\nplain = [0]\n'../x' = [0]", "expected plain, reasoned-P"),
+        ("[seeds]\nplain = [0]\nreasoned-33 = [1]", "reasoned-33: expected seeds that plain has"),
+        ("sed = 1\n[seeds]\nplain = [0]", "'sed': expected only"),
+        ("profile = 'phi-9'\n[seeds]\nplain = [0]", "profile: expected auto or one of"),
+        ("[seeds]\nplain = [0]\n[recipe]\nlearn_rate = 1", "'learn_rate': expected a field"),
+        ("[seeds]\nplain = [0]\n[recipe]\nseed = 1", "'seed': expected a field of the recipe other than seed"),
+        ("[seeds]\nplain = [0]\n[recipe]\nrank = 'big'", "rank: expected a value like 16"),
+        ("[seeds]\nplain = [0]\n[recipe]\nrank = -1", "rank: expected a value that is not negative"),
+    ],
+)
+def test_a_bad_study_file_is_named_with_the_field(tmp_path, text, words):
+    with pytest.raises(files.UserError, match=f"mine.toml.*{words}"):
+        studies.load(write(tmp_path, text))
+
+
+def test_an_unknown_study_names_the_known(tmp_path):
+    with pytest.raises(files.UserError, match="Known: full, quick"):
+        studies.load("huge")
+
+
+def test_a_folder_keeps_its_study(tmp_path, monkeypatch):
+    monkeypatch.setenv("BONSAI_RUNS", str(tmp_path))
+    runtime.open_run("r", "tiny")
+    with pytest.raises(files.UserError, match="begun with tiny, not tiny, study full"):
+        runtime.open_run("r", "tiny", study="full")
+
+
+STUDY = """about = "A tiny one."
+profile = "tiny"
+[seeds]
+plain = [0, 1]
+reasoned-33 = [0, 1]
+reasoned-100 = [0, 1]
+[recipe]
+control_train = 8
+control_dev = 2
+control_test = 6
+train_pairs = 16
+dev_pairs = 2
+test_pairs = 4
+replay_pairs = 8
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, pairs):
+    monkeypatch.setenv("BONSAI_RUNS", str(tmp_path))
+    many = [p.replace(id=f"{p.id}-{n}", ja=f"{n}番目の話。{p.ja}", en=f"Story {n}. {p.en}") for n in range(6) for p in pairs]
+    monkeypatch.setattr(corpora, "tatoeba", lambda say=print: many)
+    return runtime.open_run("t", study=str(write(tmp_path, STUDY)))
+
+
+def test_the_plan_says_what_will_run_before_anything_does(run):
+    text = experiment.describe(run, experiment.plan(run))
+    lines = text.splitlines()
+    assert [line.split()[0] for line in lines if "to do" in line] == ["base", *(a for _ in (0, 1) for a in ("plain", "reasoned-33", "reasoned-100"))]
+    assert "Left: about" in text and "memory" in text
+    assert not run.path("arms").exists() and not run.path("data").exists()
+
+
+@pytest.mark.slow
+def test_a_study_runs_resumes_and_reports(run, tmp_path):
+    finished = []
+
+    def stop_after_two(system):
+        finished.append(system.label)
+        experiment.keep(run, system, tmp_path / "kept")
+        if len(finished) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        experiment.execute(run, done=stop_after_two)
+    assert finished == ["base", "plain seed 0", "reasoned-33 seed 0"]
+    partial = results.results(run, pipeline.load(run))
+    assert {r["arm"] for r in partial.stages} == {"base", "plain", "reasoned-33"}
+    assert "still to come" in report.write(run, partial, report.figures(run, partial)).joinpath("report.md").read_text(encoding="utf-8")
+
+    said = []
+    data = experiment.execute(run, say=said.append)
+    assert sum("found trained" in s for s in said) == 2 and sum("found in the run folder" in s for s in said) == 3
+    assert all(job.trained and job.predicted for job in experiment.plan(run))
+    found = results.results(run, data)
+    n = {s: sum(r["set"] == s for r in found.stages) for s in ("all", "authored", "control")}
+    assert all(n.values())
+    stages = {(r["arm"], r["stage"], r["set"], r["decoding"]): r for r in found.stages}
+    assert stages["reasoned-33", "S4", "all", "asked"]["n"] == 22 and stages["reasoned-33", "S4", "all", "asked"]["reasoned"] == 100
+    assert ("plain", "S4", "all", "asked") not in stages and stages["plain", "S5", "authored", "free"]["seeds"] == 2
+    assert {(r["a"], r["set"]) for r in found.paired if r["b"] == "plain" and r["stage"] == "S4"} == {
+        (a, s) for a in ("reasoned-33", "reasoned-100") for s in ("all", "authored", "control")
+    }
+    assert all(len(r["by_seed"]) == 2 for r in found.paired)
+    assert sorted({r["percent"] for r in found.dose}) == [0, 33, 100]
+
+    folder = report.write(run, found, report.figures(run, found))
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    assert "dose.png" in page and "still to come" not in page
+    assert sum(page.count(f"| {s} |") for s in ("confirmed", "refuted", "inconclusive")) == 3
+
+    kept = tmp_path / "kept" / "reasoned-33" / "seed0"
+    assert {p.name for p in kept.iterdir()} == {"questions.jsonl.gz", "translation.jsonl.gz", "log.jsonl", "done.json"}
+    system = next(s for s in evaluation.systems(run) if s.label == "reasoned-33 seed 0")
+    assert gzip.decompress((kept / "questions.jsonl.gz").read_bytes()) == (system.folder / "questions.jsonl").read_bytes()
+    first = json.loads(gzip.decompress((kept / "questions.jsonl.gz").read_bytes()).splitlines()[0])
+    assert {"id", "stage", "asked", "answer", "truncated"} <= first.keys()
