@@ -170,7 +170,7 @@ def test_dose_has_a_panel_for_each_set_and_a_line_for_each_stage():
     assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("authored questions", "positive control")
     assert [c.get_label() for c in left.containers] == ["S2", "S4"]
     assert list(right.containers[1].lines[0].get_ydata()) == [5, 8.3, 15], "from none to all"
-    assert "15.0 % at 100 % Reasoning" in figure.get_suptitle() or any("15.0 % at 100 %" in t.get_text() for t in figure.texts)
+    assert "control: 15.0 % at 100 % Reasoning" in " ".join(figure.get_suptitle().split())
     assert len(plots.dose(pd.DataFrame([r for r in rows if r["set"] == "control"])).axes) == 1
 
 
