@@ -155,7 +155,7 @@ def _stages(arms: dict[str, list[_Scored]], sets: dict[str, set[str]]) -> Iterab
                     lenient = [ok for one in each for ok in one.lenient[stage, asked]]
                     lenient = [ok for row, ok in zip((r for one in each for r in one.rows[stage, asked]), lenient, strict=True) if row["id"] in ids]
                     yield {"arm": name, "decoding": DECODINGS[asked], "set": which, "stage": stage,
-                           **_estimate(seeds.rate_over_seeds(outcomes)), "seeds": len(each), "own": asked == each[0].own,
+                           **_estimate(seeds.rate_over_seeds(outcomes)), "seeds": len(each), "own": asked == each[0].own or stage == "S5",
                            "lenient": 100 * sum(lenient) / len(lenient), "well_formed": _share(found, "well_formed"),
                            "truncated": _share(found, "truncated"), "reasoned": _share(found, "reasoning")}  # fmt: skip
 

@@ -76,7 +76,7 @@ def test_tables_hold_what_the_predictions_say(run, data):
     assert stages["plain", "free", "authored", "S4"]["truncated"] == pytest.approx(100 / AUTHORED)
     assert {k for k, r in stages.items() if r["own"] and k[0] == "reasoned-33"} == {
         ("reasoned-33", "asked", s, st) for s in ("all", "authored", "control") for st in ("S2", "S3", "S4") if s == "authored" or st != "S3"
-    }
+    } | {("reasoned-33", "free", "authored", "S5")}, "S5 has no asked form"
     broken = {(r["arm"], r["step"]): r["n"] for r in found.broken}
     # Over two seeds: S4 right 10, S2 wrong 20, S2 right and S3 wrong 10 of 40.
     assert [broken["plain", s] for s in ("right", "knowledge/reasoning", "translation", "chaining")] == [20, 40, 20, 0]
