@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from .figure_style import GREY, _arms, _axes, _few, _finish, _nothing, _order, _table, style
 from .files import UserError
-from .trainer_state import read_trainer_state as read_trainer_state  # the curves of other people's runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

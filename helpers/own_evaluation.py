@@ -84,9 +84,7 @@ def read(path: str | Path | formats.Raw, say: Callable[[str], None] = print) -> 
         else:
             seen[record.id] = where.rsplit(", ", 1)[-1]
             found.append(record)
-    if broken:
-        others = f" {broken - 1:,} more {'row has' if broken == 2 else 'rows have'} a problem." if broken > 1 else ""
-        raise RecordError(f"{first}.{others}")
+    tables.refuse(first, broken)
     if not found:
         raise RecordError(f"{raw.name}: no rows. Each line is a JSON object with id, ja, and en or answers or both.")
     unused = [c for c in table.header if columns.get(c, c) not in (*FIELDS, "task")]

@@ -173,12 +173,17 @@ def to_records(
         else:
             seen[record.id] = where.rsplit(", ", 1)[-1]
             found.append(record)
-    if broken:
-        others = f" {broken - 1:,} more {'row has' if broken == 2 else 'rows have'} a problem." if broken > 1 else ""
-        raise RecordError(f"{first}.{others}")
+    refuse(first, broken)
     if not found:
         raise RecordError(f"{name}: no row below the names of the columns. Expected at least one.")
     return found
+
+
+def refuse(first: str, broken: int) -> None:
+    """Raise `RecordError` with the `first` problem and how many more rows have one; nothing when none is `broken`."""
+    if broken:
+        others = f" {broken - 1:,} more {'row has' if broken == 2 else 'rows have'} a problem." if broken > 1 else ""
+        raise RecordError(f"{first}.{others}")
 
 
 def _record(cells: dict[str, Any] | str, chosen: dict[str, str], defaults: dict[str, str], stem: str, forced: bool) -> Record:

@@ -5,15 +5,16 @@ import json
 import math
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+from test_plots import strict  # noqa: F401 (a fixture)
 
 from helpers import curves, figure_style, plots
-from helpers.curves import loss_curves, observation, read_trainer_state, seed_observation
+from helpers.curves import loss_curves, observation, seed_observation
 from helpers.files import ROOT, UserError
+from helpers.trainer_state import read_trainer_state
 
 SEVEN = ("plain", "reasoned-20", "reasoned-33", "reasoned-67", "reasoned-100", "shuffled-33", "plain-token-matched")
 EVALUATED = (0, 30, 60, 90, 120, 150)
@@ -35,15 +36,6 @@ def _log(arms=SEVEN, seeds=3, steps=150, questions=60, ragged=0):
                 row |= {"dev_answer_loss": dev, "dev_translation_loss": 2.3 - step / steps}
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-@pytest.fixture(autouse=True)
-def strict():
-    with warnings.catch_warnings():
-        for category in (UserWarning, FutureWarning, RuntimeWarning):  # a missing glyph, a layout that does not fit
-            warnings.simplefilter("error", category)
-        warnings.filterwarnings("ignore", message=".*deprecated - use")  # matplotlib 3.10 with a newer pyparsing
-        yield
 
 
 def _panels(figure):
