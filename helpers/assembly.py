@@ -66,7 +66,7 @@ def curate(
     Training records that resemble a row of `evaluation_file` are dropped. What a reader decided on records (`data/edits.jsonl`,
     see `helpers.edits`) is applied last. Training records hold no rationale: notebook 02 puts them on. Raises `UserError`, `RecordError`.
     """
-    recipe, folder = run.recipe, run.path("data")
+    folder = run.path("data")
     given = [sources.table(user_file, columns, say=say)] if user_file else []
     given += [sources.hub(hub, hub_split, None if user_file else columns, say=say)] if hub else []
     given += [sources.facts(facts)] if facts else []
@@ -75,12 +75,9 @@ def curate(
     if evaluation_file:
         records.write(_evaluation(run), similarity.evaluation_rows(evaluation_file))
     own = records.read(own_file(run)) if own_file(run).exists() else []
-    wanted = {"train": recipe.train_pairs, "dev": recipe.dev_pairs, "test": recipe.test_pairs}
-    limits = (recipe.questions, recipe.test_questions, recipe.control_train, recipe.control_dev, recipe.control_test)
-    files = hashes(corpora.QUESTIONS, own_file(run), _evaluation(run), _edits(run))
-    code = hashes(*(Path(module.__file__) for module in (curation, edits, filters, similarity)), *sorted(Path(controls.__file__).parent.glob("*.py")))
-    key = fingerprint(wanted, limits, recipe.seed, files, code, corpora.TATOEBA)
-    if is_fresh(folder / "manifest.json", key, *(folder / f"{s}.jsonl" for s in SPLITS)):
+    wanted, limits = _wanted(run)
+    key = _key(run)
+    if is_curated(run):
         say(f"Curated data: found in {short(folder)}.")
         return load(run)
     say("Curated data: none for these settings in the run folder, so it is made from the sources now.")
@@ -95,6 +92,26 @@ def curate(
                 f.write(json.dumps({"id": record_id, "source": source, "step": step, "reason": why}, ensure_ascii=False) + "\n")
     write_json(folder / "manifest.json", _manifest(run, key, funnels, provided))
     return load(run)
+
+
+def is_curated(run: Run) -> bool:
+    """Whether the run's curated data are there, made from these settings, sources and code."""
+    folder = run.path("data")
+    return is_fresh(folder / "manifest.json", _key(run), *(folder / f"{s}.jsonl" for s in SPLITS))
+
+
+def _wanted(run: Run) -> tuple[dict[str, int], tuple[int | str, ...]]:
+    recipe = run.recipe
+    wanted = {"train": recipe.train_pairs, "dev": recipe.dev_pairs, "test": recipe.test_pairs}
+    return wanted, (
+        recipe.questions, recipe.test_questions, recipe.control_train, recipe.control_dev, recipe.control_test, recipe.control_kinds
+    )  # fmt: skip
+
+
+def _key(run: Run) -> str:
+    files = hashes(corpora.QUESTIONS, own_file(run), _evaluation(run), _edits(run))
+    code = hashes(*(Path(module.__file__) for module in (curation, edits, filters, similarity)), *sorted(Path(controls.__file__).parent.glob("*.py")))
+    return fingerprint(*_wanted(run), run.recipe.seed, files, code, corpora.TATOEBA)
 
 
 def _draw(
@@ -148,7 +165,7 @@ def _decided(run: Run, kept: Sequence[Record], funnels: Mapping[str, curation.Fu
 def control_questions(run: Run) -> list[Record]:
     """The problems of the positive control that the recipe asks for, with their rationales."""
     recipe = run.recipe
-    return controls.generate(recipe.control_train, recipe.control_dev, recipe.control_test)
+    return controls.generate(recipe.control_train, recipe.control_dev, recipe.control_test, kinds=recipe.control_kinds.split())
 
 
 def own_file(run: Run) -> Path:

@@ -73,13 +73,9 @@ def predict(
 
     tokenizer = None
     for system in systems(run) if some is None else some:
-        made = [
-            pipeline.fingerprint(run.profile.model, run.recipe, data.manifest["files"]),
-            *(sha256(module.__file__) for module in (decoding, inference, models, prompts)),
-            sha256(system.adapter / "adapter_model.safetensors") if system.adapter else "",
-        ]
+        made = _made_from(run, data, system)
         marker = system.folder / "done.json"
-        if pipeline.is_fresh(marker, made, system.folder / "questions.jsonl", system.folder / "translation.jsonl"):
+        if is_predicted(run, data, system):
             say(f"Predictions of {system.label}: found in the run folder.")
             continue
         say(f"Predictions of {system.label}: {len(data.pairs['test'])} sentences, {len(data.questions['test'])} questions …")
@@ -93,6 +89,22 @@ def predict(
         del model
         # Models hold reference cycles; two of them at once may not fit on a GPU.
         gc.collect()
+
+
+def is_predicted(run: Run, data: pipeline.Data, system: System) -> bool:
+    """Whether a system's predictions are there, made with this adapter, data, settings and code."""
+    files = (system.folder / name for name in ("questions.jsonl", "translation.jsonl"))
+    return pipeline.is_fresh(system.folder / "done.json", _made_from(run, data, system), *files)
+
+
+def _made_from(run: Run, data: pipeline.Data, system: System) -> list[str]:
+    from . import models
+
+    return [
+        pipeline.fingerprint(run.profile.model, run.recipe, data.manifest["files"]),
+        *(sha256(module.__file__) for module in (decoding, inference, models, prompts)),
+        sha256(system.adapter / "adapter_model.safetensors") if system.adapter else "",
+    ]
 
 
 def _predict_one(run: Run, data: pipeline.Data, system: System, model: tuple, progress) -> int:

@@ -39,13 +39,16 @@ class Job:
 
 def plan(run: Run) -> list[Job]:
     """What the study will run, in order, the base model first; seconds are estimates from earlier logs of this profile, else from a probe."""
-    questions = _training_questions(run)
+    # What was made with other settings or code will be made again.
+    data = pipeline.load(run) if pipeline.is_curated(run) else None
+    put_on = data is not None and run.path("reasoning", "manifest.json").exists()
+    questions = data.questions["train"] if data else _training_questions(run)
     per_second = _rates(run)
     jobs = []
     for system in evaluation.systems(run):
         steps, tokens = (0, 0.0) if system.name == "base" else _training(run, questions, system.name)
-        predicted = (system.folder / "done.json").exists()
-        trained = system.adapter is None or (system.adapter.parent / "done.json").exists()
+        trained = system.adapter is None or (put_on and pipeline.is_trained(run.with_seed(system.seed), data, system.name))
+        predicted = trained and data is not None and evaluation.is_predicted(run, data, system)
         jobs.append(
             Job(system.name, system.seed, steps, tokens / per_second[0], _to_predict(run, system) / per_second[1], trained, predicted)
         )
@@ -53,8 +56,6 @@ def plan(run: Run) -> list[Job]:
 
 
 def _training_questions(run: Run) -> list[Record]:
-    if run.path("data", "manifest.json").exists():
-        return assembly.load(run).questions["train"]
     authored = [r for r in corpora.questions() if r.split == "train"]
     chosen = set(reasoning.ranking(authored)[: run.recipe.questions or None])
     control = [r for r in assembly.control_questions(run) if r.split == "train"]
@@ -83,21 +84,21 @@ def _to_predict(run: Run, system: System) -> float:
 
 
 def _rates(run: Run) -> tuple[float, float]:
-    """Tokens a second of training and of generation on this machine: medians of what this profile's runs have logged, else a probe's."""
-    training_rates, generation_rates = [], []
-    for marker in sorted(run.folder.parent.glob("*/run.json")):
-        if read_json(marker).get("profile") != run.profile.name:
-            continue
-        for path in sorted(marker.parent.glob("arms/*/seed*/log.jsonl")):
-            training_rates += [row["tokens_per_second"] for row in training.read_log(path, partial=True) if "tokens_per_second" in row]
-        for path in marker.parent.glob("predictions/**/done.json"):
-            found = read_json(path)
-            generation_rates += [found["tokens"] / found["seconds"]] if found.get("seconds") else []
-    fallback = PER_GFLOPS * _gflops() / PARAMETERS.get(run.profile.name, 0.3) if not (training_rates and generation_rates) else 0.0
-    return (
-        statistics.median(training_rates) if training_rates else fallback,
-        statistics.median(generation_rates) if generation_rates else fallback,
-    )
+    """Tokens a second of training and of generation on this machine: what the newest log of this profile says, else a probe."""
+    logs, marks = [], []
+    for marker in run.folder.parent.glob("*/run.json"):
+        if read_json(marker).get("profile") == run.profile.name:
+            logs += marker.parent.glob("arms/*/seed*/log.jsonl")
+            marks += marker.parent.glob("predictions/**/done.json")
+    newest = [training.read_log(path, partial=True) for path in _by_age(logs)]
+    trained = next((rates for rows in newest if (rates := [row["tokens_per_second"] for row in rows if "tokens_per_second" in row])), None)
+    predicted = next((found["tokens"] / found["seconds"] for path in _by_age(marks) if (found := read_json(path)).get("seconds")), None)
+    fallback = PER_GFLOPS * _gflops() / PARAMETERS.get(run.profile.name, 0.3) if not (trained and predicted) else 0.0
+    return statistics.median(trained) if trained else fallback, predicted or fallback
+
+
+def _by_age(paths: list[Path]) -> list[Path]:
+    return sorted(paths, key=lambda p: p.stat().st_mtime, reverse=True)
 
 
 def _gflops(size: int = 1024, times: int = 6) -> float:

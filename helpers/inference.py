@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from . import decoding, prompts
+from . import decoding, fused, prompts
 from .profiles import Profile
 from .records import Record
 
@@ -92,9 +92,9 @@ def generate(
 
     writers = [writer() for _ in rows]
     given = [row + opening for row in rows]
-    decoding.decode(
-        model, decoding.prefix(model, head), given, writers, tokenizer.pad_token_id, profile.recipe.generation_batch, progress, sampling
-    )
+    with fused.freed_memory_kept():
+        start = decoding.prefix(model, head)
+        decoding.decode(model, start, given, writers, tokenizer.pad_token_id, profile.recipe.generation_batch, progress, sampling)
     found = []
     for done in writers:
         end = decoding.ended(instruction, done.text) if instruction and not asked else -1

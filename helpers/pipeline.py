@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import models, reasoning, records
-from .assembly import SPLITS, Data, curate, fingerprint, hashes, is_fresh, load, short, take_in
+from .assembly import SPLITS, Data, curate, fingerprint, hashes, is_curated, is_fresh, load, short, take_in
 from .augmentation import arm_files, augment, compare, for_review, teacher
 from .files import UserError, read_json, write_json, write_text
 from .records import Record
@@ -17,7 +17,7 @@ from .runtime import Run
 
 __all__ = [
     "SPLITS", "Data", "arm_files", "arm_folder", "arm_questions", "augment", "compare", "curate", "ensure", "export_log", "fingerprint",
-    "for_review", "is_fresh", "load", "log_frame", "rationales", "take_in", "teacher", "train_arm", "training_logs", "training_summary",
+    "for_review", "is_curated", "is_fresh", "is_trained", "load", "log_frame", "rationales", "take_in", "teacher", "train_arm", "training_logs", "training_summary",
 ]  # fmt: skip
 View = Callable[[int], Callable[[dict], None]]
 
@@ -63,18 +63,13 @@ def train_arm(
     checkpoint, which equals training it whole (tests/test_training.py). `view(steps)` makes the callback that shows
     progress. Raises `UserError`.
     """
-    from . import prompts, training
+    from . import training
 
     questions = arm_questions(run, data, arm)
     order = training.plan(run.recipe, data.pairs["train"], questions)
     dev = {"pairs": data.pairs["dev"][: run.recipe.dev_loss_pairs], "questions": data.questions["dev"]}
     folder, shared = arm_folder(run, arm), arm_folder(run, "shared")
-    # What training does not depend on is left out: changing it trains nothing again.
-    inference_only = ("generation_batch", "few_shot", *(f"{kind}_budget" for kind in ("translation", "answer", "multistep", "reasoning", "line")))
-    recipe = dataclasses.replace(run.recipe, **dict.fromkeys(inference_only, 0))
-    code = hashes(*(Path(module.__file__) for module in (models, prompts, training)))
-    common = [run.profile.model, recipe, data.manifest["files"], code]
-    key = fingerprint(*common, [r.reasoning for r in questions])
+    key, shared_key = _training_keys(run, data, questions)
     _claim(folder, key, say)
     if (folder / "done.json").exists() and (folder / "adapter").exists():
         say(f"Arm {arm}: found trained in {short(folder)}.")
@@ -82,13 +77,32 @@ def train_arm(
     say(f"Arm {arm}: {order.steps} steps, of which {order.shared_steps} on sentence pairs are shared by all arms.")
     progress = view(order.steps)
     if order.shared_steps and training.last_checkpoint(folder) is None:
-        _claim(shared, fingerprint(*common), say)
+        _claim(shared, shared_key, say)
         saved = training.last_checkpoint(shared)
         if saved is None or int(saved.name.split("-")[1]) < order.shared_steps:
             training.train(run.profile, order, dev, shared, stop_after=order.shared_steps, progress=progress, say=say)
         training.begin_from(shared, folder)
     training.train(run.profile, order, dev, folder, progress=progress, say=say)
     return folder
+
+
+def is_trained(run: Run, data: Data, arm: str) -> bool:
+    """Whether an arm's adapter is there, trained from these data, settings and code. Raises `UserError` for an unknown arm."""
+    folder = arm_folder(run, arm)
+    key, _ = _training_keys(run, data, arm_questions(run, data, arm))
+    return is_fresh(folder / "made_from.json", key, folder / "done.json", folder / "adapter" / "adapter_model.safetensors")
+
+
+def _training_keys(run: Run, data: Data, questions: list[Record]) -> tuple[str, str]:
+    """What an arm, and the part that all arms share, are trained from."""
+    from . import fused, prompts, training
+
+    # What training does not depend on is left out: changing it trains nothing again.
+    inference_only = ("generation_batch", "few_shot", *(f"{kind}_budget" for kind in ("translation", "answer", "multistep", "reasoning", "line")))
+    recipe = dataclasses.replace(run.recipe, **dict.fromkeys(inference_only, 0))
+    code = hashes(*(Path(module.__file__) for module in (fused, models, prompts, training)))
+    common = [run.profile.model, recipe, data.manifest["files"], code]
+    return fingerprint(*common, [r.reasoning for r in questions]), fingerprint(*common)
 
 
 def _claim(folder: Path, key: str, say: Callable[[str], None]) -> None:

@@ -35,7 +35,7 @@ class Recipe:
     Lengths and budgets are in tokens; `train_pairs`, `dev_pairs` and `test_pairs` are numbers of Tatoeba pairs, `dev_loss_pairs` how many of
     the dev pairs the dev loss is taken on, `replay_pairs` how many of the training pairs are mixed into the question phase. `questions` and
     `test_questions` limit the authored sets (0: all of them); `control_train`, `control_dev` and `control_test` add generated problems of the
-    positive control (0: none).
+    positive control (0: none), of the `control_kinds` alone that are named, with spaces between.
     """
 
     train_pairs: int = 1500
@@ -48,6 +48,7 @@ class Recipe:
     control_train: int = 0
     control_dev: int = 0
     control_test: int = 0
+    control_kinds: str = ""
     reasoning_fraction: float = 0.33
     rank: int = 16
     alpha: int = 32
@@ -111,7 +112,7 @@ PROFILES: dict[str, Profile] = {
                 fp16_safe=False,
             ),
             # 144 of the 320 test questions: with all of them the default run would not end within 20 minutes on 2 cores.
-            Recipe(test_questions=144),
+            Recipe(test_questions=144, batch_size=16, accumulation=1),
         ),
         # LoRA targets of phi-2 and Phi-3: module names in transformers' modeling_phi.py and modeling_phi3.py.
         Profile(

@@ -24,7 +24,7 @@ class Study:
     about: str
     profile: str
     seeds: tuple[tuple[str, tuple[int, ...]], ...]
-    recipe: tuple[tuple[str, int | float], ...] = ()
+    recipe: tuple[tuple[str, int | float | str], ...] = ()
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -94,5 +94,5 @@ def _check_recipe(recipe, bad) -> None:
         wanted = fields[name]
         if type(value) is not wanted and not (wanted is float and type(value) is int):
             raise bad(f"[recipe] {name}", f"a value like {getattr(Recipe, name)!r}, found {value!r}")
-        if wanted is not bool and value < 0:
+        if wanted in (int, float) and value < 0:
             raise bad(f"[recipe] {name}", "a value that is not negative")

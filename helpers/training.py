@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from . import models, prompts
+from . import fused, models, prompts
 from .files import UserError, whole_file, whole_folder, write_json
 from .profiles import Profile, Recipe
 from .records import Record
@@ -21,8 +21,6 @@ from .runtime import Device, device, peak_memory_gb
 
 # Windows of this many batches are sorted by length: little padding, and still a mixed order.
 WINDOW = 8
-# Labelled positions whose logits are held at once.
-LOGIT_ROWS = 128
 LOG_FIELDS = (
     "step", "phase", "loss", "learning_rate", "grad_norm", "tokens_seen", "target_tokens_seen", "tokens_per_second",
     "peak_memory_gb", "dev_answer_loss", "dev_translation_loss",
@@ -122,46 +120,6 @@ def collate(examples: Sequence[dict[str, list[int]]], pad_id: int) -> dict:
     return {"input_ids": rows("input_ids", pad_id), "attention_mask": mask, "labels": rows("labels", prompts.IGNORED)}
 
 
-@cache
-def _head_loss():
-    import torch
-
-    class HeadLoss(torch.autograd.Function):
-        """Summed cross-entropy of a frozen output head, computed in slices together with its gradient.
-
-        The logits of one slice at a time are held (`LOGIT_ROWS` × vocabulary), in a buffer that is used again; whole, they would be the
-        memory peak of a small model and, on the CPU, would be paged in anew at every step.
-        """
-
-        @staticmethod
-        def forward(ctx, hidden, weight, bias, targets):
-            grad = torch.empty_like(hidden, dtype=torch.float32) if hidden.requires_grad else None
-            total = torch.zeros((), device=hidden.device)
-            buffer = torch.empty(min(LOGIT_ROWS, len(hidden)), weight.shape[0], dtype=weight.dtype, device=hidden.device)
-            for start in range(0, len(hidden), LOGIT_ROWS):
-                rows = hidden[start : start + LOGIT_ROWS].to(weight.dtype)
-                wanted = targets[start : start + LOGIT_ROWS, None]
-                logits = torch.mm(rows, weight.T, out=buffer[: len(rows)])
-                if bias is not None:
-                    logits += bias
-                shares = logits if logits.dtype == torch.float32 else logits.float()
-                chosen = shares.gather(1, wanted)
-                top = shares.amax(1, keepdim=True)
-                sums = shares.sub_(top).exp_().sum(1, keepdim=True)
-                total += (sums.log() + top - chosen).sum()
-                if grad is not None:
-                    shares.div_(sums).scatter_add_(1, wanted, torch.full_like(chosen, -1))
-                    grad[start : start + LOGIT_ROWS] = torch.mm(shares.to(weight.dtype), weight)
-            ctx.grad, ctx.dtype = grad, hidden.dtype
-            return total
-
-        @staticmethod
-        def backward(ctx, upstream):
-            return (ctx.grad * upstream).to(ctx.dtype), None, None, None
-
-    return HeadLoss.apply
-
-
 def labelled_loss(model, inputs: dict):
     """Summed cross-entropy over the labelled positions and their number; equals the library's loss (tests).
 
@@ -179,7 +137,7 @@ def labelled_loss(model, inputs: dict):
     if getattr(causal.config, "final_logit_softcapping", None):
         raise UserError(f"{causal.config.model_type} caps its logits, which this trainer does not: choose another model.")
     with torch.autocast(hidden.device.type, enabled=False):
-        loss = _head_loss()(hidden, head.weight, getattr(head, "bias", None), targets[wanted])
+        loss = fused.head_loss()(hidden, head.weight, getattr(head, "bias", None), targets[wanted])
     return loss, wanted.sum()
 
 
@@ -371,6 +329,7 @@ def train(
     dev_pairs = [prompts.encode_example(tokenizer, style, "translate", r) for r in dev["pairs"]]
     examples = sort_steps(encode(tokenizer, profile, order.items), order.batch)
     model = models.add_adapter(models.load_base(profile, here, say), profile)
+    fused.install(model, here)
 
     def evaluate() -> dict[str, float]:
         return {
@@ -424,7 +383,8 @@ def train(
     if checkpoint is not None:
         say(f"Going on from step {checkpoint.name.split('-')[1]} of {order.steps}.")
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with fused.freed_memory_kept():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (OSError, RuntimeError) as error:
         # torch.save reports a full disk as a RuntimeError of its own.
         if not isinstance(error, UserError) and shutil.disk_usage(folder).free < 64e6:

@@ -125,3 +125,21 @@ def test_both_languages_say_the_same_numbers(generated):
         # "1個" is "each" or "one" in English.
         ja, en = ({int(n) for n in re.findall(r"\d+", text)} - {1} for text in (r.ja, f"{r.en} {months}"))
         assert ja == en, r.id
+
+
+def test_kinds_that_are_named_are_the_only_ones_and_keep_their_splits():
+    kinds = ["gave", "ages", "weeks"]
+    made = controls.generate(train=40, dev=8, test=40, kinds=kinds)
+    found = Counter((r.split, r.entities[0].split()[0]) for r in made)
+    assert found == {
+        ("train", "gave"): 10, ("train", "ages"): 10, ("train", "weeks"): 20, ("dev", "gave"): 2, ("dev", "ages"): 2, ("dev", "weeks"): 4,
+        ("test", "gave"): 10, ("test", "ages"): 10, ("test", "weeks"): 20,
+    }  # fmt: skip
+    asked = {split: {r.entities for r in made if r.split == split} for split in ("train", "dev", "test")}
+    assert not asked["train"] & asked["test"] and not asked["train"] & asked["dev"]
+
+
+@pytest.mark.parametrize("kinds, says", [(["gone", "weeks"], "Unknown kind 'gone'"), (["gave"], "needs a kind of control-dates")])
+def test_kinds_that_cannot_be_had_are_refused(kinds, says):
+    with pytest.raises(UserError, match=says):
+        controls.generate(train=2, kinds=kinds)

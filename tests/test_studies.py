@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 
@@ -121,6 +122,8 @@ def test_a_study_runs_resumes_and_reports(run, tmp_path):
     data = experiment.execute(run, say=said.append)
     assert sum("found trained" in s for s in said) == 2 and sum("found in the run folder" in s for s in said) == 3
     assert all(job.trained and job.predicted for job in experiment.plan(run))
+    other = dataclasses.replace(run, profile=run.profile.replace(learning_rate=1e-4))
+    assert not any(job.predicted or (job.trained and job.arm != "base") for job in experiment.plan(other)), "made with another learning rate"
     found = results.results(run, data)
     n = {s: sum(r["set"] == s for r in found.stages) for s in ("all", "authored", "control")}
     assert all(n.values())

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from helpers import files, models, profiles, prompts, training
+from helpers import files, fused, models, profiles, prompts, training
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,8 @@ def test_collate_masks_padding_by_position():
 def test_labelled_loss_equals_the_library_s(name, held, pairs, monkeypatch, fp32):
     import torch
 
-    monkeypatch.setattr(training, "LOGIT_ROWS", held)
+    monkeypatch.setattr(fused, "LOGIT_ROWS", held)
+    monkeypatch.setattr(fused, "LOGIT_COLUMNS", 100 * held)
     profile = profiles.choose(name)
     tokenizer = models.load_tokenizer(profile)
     model = models.add_adapter(models.load_base(profile), profile)

@@ -25,26 +25,40 @@ _MOST = 600  # numbers that a structure is asked with, over all splits
 _WORDS = (*_SMALL, "twenty")
 
 
-def generate(train: int = 0, dev: int = 0, test: int = 0, seed: int = 0) -> list[Record]:
+def generate(train: int = 0, dev: int = 0, test: int = 0, seed: int = 0, kinds: Sequence[str] = ()) -> list[Record]:
     """That many records of each split, half arithmetic and half dates (of an odd number arithmetic gets one more), in turn.
 
-    A larger number begins with the records of a smaller one. The structure is in the id ("control-dates-clock-train-0012").
-    Raises `UserError` for more records than there are, or fewer than 0.
+    `kinds` names the structures to make them from, of both categories (none: all). A larger number begins with the records of a smaller
+    one. The structure is in the id ("control-dates-clock-train-0012"). Raises `UserError` for a kind that is not known, and for more
+    records than there are, or fewer than 0.
     """
     found = []
     for split, wanted in (("train", train), ("dev", dev), ("test", test)):
-        most = available(split, seed)
+        most = available(split, seed, kinds)
         if not 0 <= wanted <= most:
-            raise UserError(f"{split} is {wanted}; the control has 0 to {most} different {split} records.")
-        found += [_record(i, split, seed) for i in range(wanted)]
+            raise UserError(f"{split} is {wanted}; the control has 0 to {most} different {split} records{' of these kinds' if kinds else ''}.")
+        found += [_record(i, split, seed, tuple(kinds)) for i in range(wanted)]
     return found
 
 
-def available(split: str, seed: int = 0) -> int:
-    """How many different records a split can have while every structure has as many as the others."""
+def available(split: str, seed: int = 0, kinds: Sequence[str] = ()) -> int:
+    """How many different records a split can have while every structure has as many as the others. Raises `UserError` for an unknown kind."""
     return 2 * min(
-        len(module.STRUCTURES) * min(len(_pool(s, seed)[split]) for s in module.STRUCTURES) for module in CATEGORIES.values()
+        len(structures) * min(len(_pool(s, seed)[split]) for s in structures)
+        for structures in (_structures(category, tuple(kinds)) for category in CATEGORIES)
     )
+
+
+@cache
+def _structures(category: str, kinds: tuple[str, ...]) -> tuple[Structure, ...]:
+    known = [s.kind for module in CATEGORIES.values() for s in module.STRUCTURES]
+    unknown = sorted(set(kinds) - set(known))
+    if unknown:
+        raise UserError(f"Unknown kind {unknown[0]!r} of the positive control. Known: {', '.join(known)}.")
+    found = tuple(s for s in CATEGORIES[category].STRUCTURES if not kinds or s.kind in kinds)
+    if not found:
+        raise UserError(f"The positive control needs a kind of {category} at least: {', '.join(s.kind for s in CATEGORIES[category].STRUCTURES)}.")
+    return found
 
 
 @cache
@@ -64,11 +78,12 @@ def _pool(structure: Structure, seed: int) -> dict[str, list[Numbers]]:
     return pool
 
 
-def _record(index: int, split: str, seed: int) -> Record:
+def _record(index: int, split: str, seed: int, kinds: tuple[str, ...]) -> Record:
     category, module = list(CATEGORIES.items())[index % 2]
     number = index // 2
-    turn, place = divmod(number, len(module.STRUCTURES))
-    structure: Structure = module.STRUCTURES[place]
+    structures = _structures(category, kinds)
+    turn, place = divmod(number, len(structures))
+    structure = structures[place]
     numbers = _pool(structure, seed)[split][turn]
     draw = random.Random(f"{seed} {structure.kind} {numbers}")
     ja, en = structure.fields(numbers, structure.choose(draw, module.WORDS, split != "train"))

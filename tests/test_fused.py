@@ -1,0 +1,116 @@
+"""The fused layers compute what peft, transformers and bitsandbytes do; memory that is freed is kept only while training lasts."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+from helpers import fused, models, profiles, prompts, runtime, training
+
+
+def model_and_inputs(name, pairs):
+    import torch
+
+    profile = profiles.choose(name)
+    tokenizer = models.load_tokenizer(profile)
+    model = models.add_adapter(models.load_base(profile), profile)
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.05)
+    for part in model.modules():
+        if type(part).__name__ == "Gemma3RMSNorm":
+            # Zero as initialised, which would hide a wrong scale.
+            torch.nn.init.normal_(part.weight, std=0.3)
+    examples = [prompts.encode_example(tokenizer, profile.model.prompt_style, "translate", r) for r in pairs[:3]]
+    return model, training.collate(examples, tokenizer.pad_token_id)
+
+
+def loss_and_gradients(model, inputs):
+    import torch
+
+    total, count = training.labelled_loss(model, inputs)
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return total / count, dict(zip(weights, torch.autograd.grad(total / count, list(weights.values())), strict=True))
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-phi", "tiny-phi3"])
+@pytest.mark.parametrize("written_out", [0, 2e9])
+def test_fused_layers_give_the_loss_and_gradients_of_the_libraries(name, written_out, pairs, monkeypatch, fp32):
+    import torch
+
+    monkeypatch.setattr(fused, "MOST_WRITTEN_OUT", written_out)
+    model, inputs = model_and_inputs(name, pairs)
+    loss, gradients = loss_and_gradients(model, inputs)
+    profile = profiles.choose(name)
+    adapted = len(profile.model.lora_targets) * 2
+    assert fused.install(model, runtime.device()) == adapted + (13 if name == "tiny" else 0)
+    ours, our_gradients = loss_and_gradients(model, inputs)
+    assert torch.allclose(ours, loss, atol=1e-5)
+    for key, gradient in gradients.items():
+        assert torch.allclose(our_gradients[key], gradient, atol=1e-6, rtol=2e-3), key
+    assert max(g.abs().max() for g in gradients.values()) > 1e-3
+
+
+def test_in_bf16_they_are_as_near_to_fp32_as_the_libraries_are(pairs, monkeypatch):
+    """Casts come at other places, so that single values differ; the error against fp32 must not be larger."""
+    import torch
+
+    if not runtime.device().dtype_name == "bfloat16":
+        pytest.skip("a processor without bf16")
+    found = {}
+    for kind in ("fp32", "libraries", "fused"):
+        with monkeypatch.context() as patch:
+            if kind == "fp32":
+                patch.setattr(runtime, "_cpu_has_bf16", lambda: False)
+            model, inputs = model_and_inputs("tiny", pairs)
+            here = runtime.device()
+            if kind == "fused":
+                fused.install(model, here)
+            with torch.autocast("cpu", here.dtype, enabled=kind != "fp32"):
+                found[kind] = loss_and_gradients(model, inputs)[1]
+
+    def error(kind):
+        return sum(float((found[kind][k] - g).square().sum()) for k, g in found["fp32"].items())
+
+    size = sum(float(g.square().sum()) for g in found["fp32"].values())
+    assert error("fused") < 1.2 * error("libraries")
+    assert error("fused") < 0.01 * size
+
+
+def test_dropout_and_gpus_are_left_to_the_libraries(pairs):
+    import torch
+
+    model, _ = model_and_inputs("tiny", pairs)
+    assert fused.install(model, runtime.Device("cuda", "a GPU", (7, 5))) == 0
+    for part in model.modules():
+        if hasattr(part, "lora_dropout"):
+            part.lora_dropout["default"] = torch.nn.Dropout(0.1)
+    assert fused.install(model, runtime.device()) == 13, "the norms alone"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_kept_while_it_lasts_and_given_back_afterwards():
+    import resource
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            block = bytearray(64 << 20)
+            block[:: 1 << 12] = bytes(1 << 14)
+            del block
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    outside = faults()
+    with fused.freed_memory_kept():
+        faults()
+        inside = faults()
+    assert inside < outside / 3
+    assert faults() > outside / 2
+
+
+def test_another_libc_is_left_alone(monkeypatch):
+    monkeypatch.setattr(fused.ctypes, "CDLL", lambda name: object())
+    with fused.freed_memory_kept():
+        pass
