@@ -68,13 +68,14 @@ def _run(options: argparse.Namespace) -> int:
 def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", nargs="?", default="quick", help="quick, full or a .toml file (default: %(default)s)")
     parser.add_argument("--plan", action="store_true", help="say what will run, with estimated time and memory, and stop")
+    parser.add_argument("--report", action="store_true", help="write the report of what is done so far, and stop")
     parser.add_argument("--run", default="", metavar="NAME", help="run folder below runs/ (default: the study's name)")
     parser.add_argument("--profile", default="auto", help="model and recipe (default: the study's, or by what the machine has)")
-    parser.add_argument("--keep", default="", metavar="FOLDER", help="copy each finished arm's small result files there")
+    parser.add_argument("--keep", default="", metavar="FOLDER", help="copy each finished arm's small result files and the report there")
 
 
 def _study(options: argparse.Namespace) -> int:
-    from . import display, experiment, report, results, runtime, studies
+    from . import display, experiment, pipeline, report, results, runtime, studies
 
     runtime.quiet()
     name = options.run or studies.load(options.study).name
@@ -83,15 +84,67 @@ def _study(options: argparse.Namespace) -> int:
     print(experiment.describe(run, experiment.plan(run)), flush=True)
     if options.plan:
         return 0
-    with bootstrap.lock(run.folder.with_name(f".{name}.lock"), busy=f"{run.folder}: another command is using this run folder."):
-        kept = Path(options.keep) if options.keep else None
-        data = experiment.execute(
-            run, view=display.training_view, progress=display.prediction_view(),
-            done=lambda system: experiment.keep(run, system, kept) if kept else None,
-        )  # fmt: skip
-        found = results.results(run, data)
-        folder = report.write(run, found, report.figures(run, found))
+    kept = Path(options.keep) if options.keep else None
+    if options.report:
+        data = pipeline.load(run)
+    else:
+        with bootstrap.lock(run.folder.with_name(f".{name}.lock"), busy=f"{run.folder}: another command is using this run folder."):
+            data = experiment.execute(
+                run, view=display.training_view, progress=display.prediction_view(),
+                done=lambda system: experiment.keep(run, system, kept) if kept else None,
+            )  # fmt: skip
+    found = results.results(run, data)
+    folder = report.write(run, found, report.figures(run, found))
+    if kept:
+        experiment.keep_report(folder, kept)
     print(f"\nReport: {folder / 'report.html'}")
+    return 0
+
+
+def _search_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("search", nargs="?", default="quick", help="quick or a .toml file (default: %(default)s)")
+    parser.add_argument("--profile", default="auto", help="model and recipe (default: the study's, or by what the machine has)")
+    parser.add_argument("--keep", default="", metavar="FOLDER", help="copy the table there")
+
+
+def _search(options: argparse.Namespace) -> int:
+    from . import display, runtime, search
+    from .files import write_json, write_text
+
+    runtime.quiet()
+    wanted = search.load(options.search)
+    name = f"search-{wanted.name}"
+    folder = _run_folder(name)
+    with bootstrap.lock(folder.with_name(f".{name}.lock"), busy=f"{folder}: another command is using this run folder."):
+        rows = search.execute(wanted, profile=options.profile, view=display.training_view)
+    page = (folder / "search.md").read_text(encoding="utf-8")
+    if options.keep:
+        write_text(Path(options.keep) / f"{wanted.name}.md", page)
+        write_json(Path(options.keep) / f"{wanted.name}.json", rows)
+    print(f"\n{page}")
+    return 0
+
+
+def _judge_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", nargs="?", default="quick", help="quick, full or a .toml file (default: %(default)s)")
+    parser.add_argument("--run", default="", metavar="NAME", help="run folder below runs/ (default: the study's name)")
+    parser.add_argument("--count", type=int, default=60, metavar="N", help="wrong answers to judge (default: %(default)s)")
+
+
+def _judge(options: argparse.Namespace) -> int:
+    from . import agreement, pipeline, runtime, studies
+
+    name = options.run or studies.load(options.study).name
+    _run_folder(name)
+    run = runtime.open_run(name, study=options.study)
+    data = pipeline.load(run)
+    judged, sheet = run.path("judged.jsonl"), run.path("to_judge.jsonl")
+    if judged.exists():
+        found = agreement.measure(run, data, agreement.read(judged))
+        print(f"Rule and reader agree on {found['agree']:.0f} % of {found['n']} wrong answers, Cohen's kappa {found['kappa']:.2f}.")
+        return 0
+    agreement.write(sheet, [row | {"step": ""} for row in agreement.sample(run, data, options.count)])
+    print(f"{sheet}: for each row put the step that broke first into `step` ({', '.join(agreement.JUDGED)}), save as {judged.name}, and run this again.")
     return 0
 
 
@@ -179,6 +232,8 @@ def _no_options(parser: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "run": Command("execute the notebooks from data to report", _run_options, _run),
     "study": Command("train and evaluate every arm and seed of a study", _study_options, _study),
+    "search": Command("compare recipes and decodings on the dev set", _search_options, _search),
+    "judge": Command("judge by hand which step broke, and measure the rule against it", _judge_options, _judge),
     "evaluate": Command("score the base model or an arm on a file of your own", _evaluate_options, _evaluate),
     "test": Command("run the tests", _test_options, _test, needs="test", passes_on=True),
     "bench": Command("measure this machine; tables go to notebooks/results/bench", _bench_options, _bench, needs="test"),

@@ -66,6 +66,12 @@ def write(path: str | Path, rows: Sequence[dict]) -> Path:
     return Path(path)
 
 
+def of(run: Run, data: pipeline.Data) -> dict:
+    """`measure` with the judgements in the run folder (`judged.jsonl`); empty when nobody has judged. Raises `UserError`."""
+    path = run.path("judged.jsonl")
+    return measure(run, data, read(path)) if path.exists() else {}
+
+
 def measure(run: Run, data: pipeline.Data, judged: Sequence[dict]) -> dict:
     """How often rule and reader agree: `n`, `agree` (percent), Cohen's `kappa` (1960) and the `confusion` rows (rule, reader, n).
 

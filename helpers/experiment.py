@@ -178,3 +178,11 @@ def keep(run: Run, system: System, folder: Path) -> None:
             f.writelines(json.dumps(row) + "\n" for row in rows)
         with whole_file(place / "done.json") as f:
             json.dump(facts, f, indent=1)
+
+
+def keep_report(report: Path, folder: Path) -> None:
+    """Copy what a reader of the repository opens: the report, its details, its numbers and its figures as PNG."""
+    files = [report / name for name in ("report.md", "details.md", "headline.json", "results.json")]
+    for path in (*files, *sorted(report.glob("figures/*.png"))):
+        with whole_file(folder / path.relative_to(report), "wb") as f:
+            f.write(path.read_bytes())

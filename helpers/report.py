@@ -1,4 +1,4 @@
-"""The report of a run, written from its results only: `report.md`, a self-contained `report.html`, `headline.json`, figures."""
+"""The report of a run, written from its results only: a page and a half, and the details behind it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _STYLE = """body{font:16px/1.55 system-ui,"Noto Sans JP","Hiragino Sans",sans-se
 h1{font-size:1.6rem;line-height:1.25}h2{font-size:1.15rem;margin-top:1.8rem}img{max-width:100%;height:auto}
 table{border-collapse:collapse;font-size:.86rem;margin:.8rem 0}td,th{border-bottom:1px solid #ddd;padding:.3rem .6rem;text-align:left;vertical-align:top}
 .v{background:#eef4fa;border-left:4px solid #0072b2;padding:.7rem 1rem}
+summary{cursor:pointer;font-weight:600;margin-top:2rem}
 @media print{body{margin:0;max-width:none}h2{break-after:avoid}img,table{break-inside:avoid}}"""
 
 
@@ -103,17 +104,23 @@ def primary(results: Results) -> list[dict]:
 
 
 def write(run: Run, results: Results, paths: dict[str, tuple[Path, Path]]) -> Path:
-    """Write `report/report.md`, `report.html`, `headline.json`, `results.json` and the training log; returns the folder."""
+    """Write the report and what belongs to it into `report/`, and return that folder.
+
+    `report.md` is the page and a half, `details.md` every table and figure behind it, `report.html` both in one self-contained file;
+    beside them `headline.json`, `results.json` and the training log.
+    """
     folder = run.path("report")
     numbers = headline(run, results)
-    blocks = list(_blocks(run, results, numbers, paths))
-    write_text(folder / "report.md", "\n\n".join(_markdown(b, paths) for b in blocks) + "\n")
-    body = "\n".join(_html(b, paths) for b in blocks)
-    title = html.escape(blocks[0][1])
+    page, more = list(_blocks(run, results, paths)), list(_details(run, results, paths))
+    for name, blocks in (("report.md", [*page, _SEE]), ("details.md", [("h1", "Behind the report: every table and figure"), *more])):
+        write_text(folder / name, "\n\n".join(filter(None, (_markdown(b, paths) for b in blocks))) + "\n")
+    first, rest = ("\n".join(_html(b, paths) for b in blocks) for blocks in (page, more))
+    title = html.escape(page[0][1])
     write_text(
         folder / "report.html",
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{_STYLE}</style><body>\n{body}\n</body></html>\n",
+        f"<title>{title}</title><style>{_STYLE}</style><body>\n{first}\n"
+        f"<details><summary>Every table and figure behind this page</summary>\n{rest}\n</details></body></html>\n",
     )
     pipeline.export_log(run)
     write_json(folder / "results.json", dataclasses.asdict(results))
@@ -121,27 +128,97 @@ def write(run: Run, results: Results, paths: dict[str, tuple[Path, Path]]) -> Pa
     return folder
 
 
-def _blocks(run: Run, results: Results, numbers: dict[str, str], paths: dict):
-    recipe, data = run.recipe, {r["set"]: r["n"] for r in results.stages}
-    arm, seed = run.study.jobs[0]
-    here = read_json(pipeline.arm_folder(run.with_seed(seed), arm) / "done.json")
+_SEE = ("link", "Every table and figure behind this page", "details.md")
+
+
+def _blocks(run: Run, results: Results, paths: dict):
+    data = {r["set"]: r["n"] for r in results.stages}
     trained = sorted({(r["arm"], r["seed"]) for r in results.by_seed if r["arm"] != "base"})
-    missing = len(run.study.jobs) - len(trained)
     yield "h1", "Does adding Reasoning to a third of a small data set make a small model answer better?"
     yield "verdict", answer(results)
-    yield (
-        "p",
-        f"Study {run.study.name}: {run.profile.name} ({run.profile.model.license}), NF4 with LoRA rank {recipe.rank}, on {here['device']} in "
-        f"{here['precision']}; {len(trained)} trainings ({', '.join(run.study.arms)}; seeds {', '.join(str(s) for s in sorted({s for _, s in trained}))})"
-        + (f"; {missing} of the study's are still to come" if missing else "")
-        + f". Trained on {recipe.train_pairs} Tatoeba pairs and {_training_size(run)} questions; tested on {results.translation[0]['n']} unseen pairs, "
-        f"{data['authored']} unseen authored questions" + (f" and {data['control']} unseen problems of the positive control" if "control" in data else "")
-        + ". An arm that learnt from Reasoning is asked for it (its Reasoning line is begun for it); plain answers in the format that it learnt.",
-    )
+    yield "p", _set_up(run, results, data, trained)
     yield "table", ("What the project began with", "On this model", "Measured"), [tuple(c.values()) for c in claims.claims(results, pipeline.log_frame(run))]
     if "forest" in paths:
         yield "h2", "Against no Reasoning, question by question"
         yield "figure", "forest", "Paired differences between each arm and plain"
+    yield "h2", "Where the multistep task breaks"
+    yield "p", broken_step(results)
+    yield "figure", "stages", "Accuracy at the stages S2 to S5 for each arm"
+    yield "table", *_overview(results)
+    yield "h2", "Loss curves"
+    yield "figure", "seed_observation", "Training loss and answer-only loss of plain and reasoned arms"
+    yield "h2", "Examples (one call, held-out questions)"
+    yield "table", *_examples(results, 2)
+    yield "h2", "Limits"
+    seeds = len({s for _, s in trained})
+    yield (
+        "p",
+        ("One seed: the intervals cover the choice of test items, not that of the seed. " if seeds == 1 else
+         f"{seeds} seeds: the intervals cover test items and seeds, the latter from few. The third that carries Reasoning is the same in all. ")
+        + "Exact match counts a right answer in other words as wrong unless it is a listed alias; the lenient score stands in the details. The base model "
+        f"gets {run.recipe.few_shot} few-shot examples; the tuned arms get none."
+        + (" The positive control's training and test problems come from one generator, with other words and numbers." if "control" in data else ""),
+    )  # fmt: skip
+    yield "p", "Sentence pairs: Tatoeba (tatoeba.org), CC BY 2.0 FR. Questions: this project, CC BY 4.0."
+
+
+def _set_up(run: Run, results: Results, data: dict[str, int], trained: list[tuple[str, int]]) -> str:
+    arm, seed = run.study.jobs[0]
+    here = read_json(pipeline.arm_folder(run.with_seed(seed), arm) / "done.json")
+    missing = len(run.study.jobs) - len(trained)
+    return (
+        f"Study {run.study.name}: {run.profile.name} ({run.profile.model.license}), NF4 with LoRA rank {run.recipe.rank}, on {here['device']} in "
+        f"{here['precision']}; {len(trained)} trainings ({', '.join(dict.fromkeys(a for a, _ in run.study.jobs if a in dict(trained)))}; "
+        f"seeds {', '.join(str(s) for s in sorted({s for _, s in trained}))})"
+        + (f"; {missing} of the study's are still to come" if missing else "")
+        + f". Trained on {run.recipe.train_pairs} Tatoeba pairs and {_training_size(run)} questions; tested on {results.translation[0]['n']} unseen pairs, "
+        f"{data['authored']} unseen authored questions" + (f" and {data['control']} unseen problems of the positive control" if "control" in data else "")
+        + ". An arm that learnt from Reasoning is asked for it (its Reasoning line is begun for it); plain answers in the format that it learnt."
+    )  # fmt: skip
+
+
+def broken_step(results: Results) -> str:
+    """Which step the wrong one-call answers to authored questions break at, in a sentence an arm."""
+    said = []
+    for arm in dict.fromkeys(r["arm"] for r in results.broken):
+        if arm in ("plain", LEAD):
+            counts = {r["step"]: r["n"] for r in results.broken if r["arm"] == arm}
+            wrong = sum(counts.values()) - counts["right"]
+            shares = ", ".join(f"{100 * n / max(1, wrong):.0f} % at {step}" for step, n in counts.items() if step != "right")
+            said.append(f"{arm}: {shares} (n={wrong})")
+    return (
+        "A wrong one-call answer (S4) is laid to its first broken step: S2 (from the gold English) wrong means knowledge/reasoning, S2 right and S3 "
+        f"(two calls, own translation) wrong means translation, S3 right and S4 wrong means chaining. Authored questions, {'; '.join(said)}."
+        + (f" A reader who had not seen the rule's word named the same step in {found['agree']:.0f} % of {found['n']} wrong answers (Cohen's kappa "
+           f"{found['kappa']:.2f})." if (found := results.agreement) else "")
+    )  # fmt: skip
+
+
+def _overview(results: Results) -> tuple[tuple[str, ...], list[tuple]]:
+    """A row a system in the decoding of its own: exact match at S2 and S4, and how one-call answers are formed."""
+    own = {(r["arm"], r["stage"], r["set"]): r for r in results.stages if r["own"]}
+    sets = [s for s in ("authored", "control") if any(key[2] == s for key in own)]
+    whole = _whole(results)
+    rows = []
+    for arm in dict.fromkeys(key[0] for key in own):
+        values = [_rate(own[arm, stage, s]) for s in sets for stage in PRIMARY]
+        formed = own[arm, "S4", whole]
+        rows.append((arm, *values, f"{formed['well_formed']:.1f} %", f"{formed['truncated']:.1f} %"))
+    return ("Exact match", *(f"{stage}, {s}" for s in sets for stage in PRIMARY), "S4 well-formed", "S4 cut off"), rows
+
+
+def _examples(results: Results, most: int | None = None) -> tuple[tuple[str, ...], list[tuple]]:
+    kept = list(dict.fromkeys(e["id"] for e in results.examples))[:most]
+    return ("Question", "Gold", "System", "English / Reasoning / Answer", ""), [
+        (e["question"], e["gold"], e["system"], " / ".join(filter(None, (e["english"], e["reasoning"], e["answer"]))), "right" if e["right"] else "wrong")
+        for e in results.examples
+        if e["id"] in kept
+    ]
+
+
+def _details(run: Run, results: Results, paths: dict):
+    if "forest" in paths:
+        yield "h2", "Every arm against plain, at the primary stages"
         yield (
             "table",
             ("Arm, stage, questions", "Difference, points", "By seed", "Only it right", "Only plain right", "p (Holm)", "Outcome", "Detectable from"),
@@ -153,13 +230,7 @@ def _blocks(run: Run, results: Results, numbers: dict[str, str], paths: dict):
         )  # fmt: skip
     if "dose" in paths:
         yield "figure", "dose", "Accuracy against the share of training questions with Reasoning"
-    yield "h2", "Where the multistep task breaks"
-    yield (
-        "p",
-        "Each wrong one-call answer (S4) is laid to its first broken step: S2 (from the gold English) wrong means knowledge or reasoning, S2 right and S3 "
-        "(two calls, own translation) wrong means translation, S3 right and S4 wrong means chaining.",
-    )
-    yield "figure", "stages", "Accuracy at the stages S2 to S5 for each arm"
+    yield "h2", "Every stage"
     yield "figure", "broken_steps", "S4 outcomes by first broken step for each arm"
     yield (
         "table",
@@ -167,9 +238,12 @@ def _blocks(run: Run, results: Results, numbers: dict[str, str], paths: dict):
         [
             (r["arm"], r["decoding"], r["stage"], r["set"], _rate(r), *(f"{r[k]:.1f} %" for k in ("lenient", "well_formed", "truncated", "reasoned")))
             for r in results.stages
-            if r["stage"] in PRIMARY and (r["set"] != "all" or _whole(results) != "all")
+            if r["set"] != "all" or _whole(results) != "all"
         ],
     )
+    if results.agreement:
+        rows = [(r["rule"], r["reader"], r["n"]) for r in results.agreement["confusion"]]
+        yield "table", ("First broken step by the rule", "By a reader", "Wrong one-call answers"), rows
     yield "figure", "categories", "S4 accuracy by category and arm"
     yield "h2", "Translation of unseen Tatoeba pairs"
     yield "figure", "translation", "chrF++ of base and tuned models"
@@ -178,27 +252,11 @@ def _blocks(run: Run, results: Results, numbers: dict[str, str], paths: dict):
         ("Against the base's best prompt", "chrF++ points", "p"),
         [(r["label"], _difference(r), f"{r['p']:.3g}") for r in results.translation_gain],
     )
+    yield "p", "chrF++ " + results.signatures["chrF++"] + " · BLEU " + results.signatures["BLEU"]
     yield "h2", "Loss curves"
-    yield "figure", "seed_observation", "Training loss and answer-only loss of plain and reasoned arms"
     yield "figure", "loss_curves", "Training loss and dev losses of each arm"
     yield "h2", "Examples (one call, held-out questions)"
-    rows = [
-        (e["question"], e["gold"], e["system"], " / ".join(filter(None, (e["english"], e["reasoning"], e["answer"]))), "right" if e["right"] else "wrong")
-        for e in results.examples
-    ]
-    yield "table", ("Question", "Gold", "System", "English / Reasoning / Answer", ""), rows
-    yield "h2", "Limits"
-    seeds = len({s for _, s in trained})
-    yield (
-        "p",
-        ("One seed: the intervals cover the choice of test items, not that of the seed. " if seeds == 1 else
-         f"{seeds} seeds: the intervals cover test items and seeds, the latter from few. The third that carries Reasoning is the same in all. ")
-        + "Exact match counts a right answer in other words as wrong unless it is a listed alias; the lenient score stands beside it. The base model gets "
-        f"{recipe.few_shot} few-shot examples; the tuned arms get none."
-        + (" The positive control's training and test problems come from one generator, with other words and numbers." if "control" in data else ""),
-    )  # fmt: skip
-    yield "p", "chrF++ " + results.signatures["chrF++"] + " · BLEU " + results.signatures["BLEU"]
-    yield "p", "Sentence pairs: Tatoeba (tatoeba.org), CC BY 2.0 FR. Questions: this project, CC BY 4.0."
+    yield "table", *_examples(results)
 
 
 def _training_size(run: Run) -> int:
@@ -215,6 +273,8 @@ def _markdown(block: tuple, paths: dict) -> str:
         return f"> **{text}**"
     if kind == "figure":
         return f"![{block[2]}](figures/{paths[block[1]][0].name})" if block[1] in paths else ""
+    if kind == "link":
+        return f"[{text}]({block[2]})"
     if kind == "table":
         rows = [block[1], ["---"] * len(block[1]), *block[2]]
         return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in rows)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from . import answers, evaluation, pipeline, scoring, seeds, studies
+from . import agreement, answers, evaluation, pipeline, scoring, seeds, studies
 from .evaluation import System
 from .files import UserError
 from .records import Record
@@ -38,6 +38,7 @@ class Results:
     dose: list[dict]
     examples: list[dict]
     signatures: dict[str, str]
+    agreement: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def results(run: Run, data: pipeline.Data) -> Results:
         translation, gain, _question_translation(arms, gold), list(_stages(arms, sets)), list(_by_seed(scored, sets)),
         list(_groups(arms, gold)), list(_broken(arms, ids["authored"])), _paired(arms, sets),
         list(_chain(arms, ids["authored"])), list(_dose(arms, sets)),
-        _examples(arms, gold), signatures,
+        _examples(arms, gold), signatures, agreement.of(run, data),
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def run(folder, *options):
 
 
 def check_report(folder):
-    for name in ("report.md", "report.html", "headline.json", "results.json", "training_log.csv"):
+    for name in ("report.md", "details.md", "report.html", "headline.json", "results.json", "training_log.csv"):
         assert (folder / "report" / name).stat().st_size > 100, name
     page = (folder / "report" / "report.html").read_text(encoding="utf-8")
     assert not re.search(r'(?:src|href)="(?!data:|#)', page), "the report opens offline"

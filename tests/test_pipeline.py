@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -170,7 +171,10 @@ def test_train_predict_and_report_from_results_only(run):
     folder = report.write(run, results, report.figures(run, results))
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page and "<img onerror" not in page and "&lt;script&gt;" in page
-    assert "\\|x" in (folder / "report.md").read_text(encoding="utf-8")
+    short, long = ((folder / name).read_text(encoding="utf-8") for name in ("report.md", "details.md"))
+    assert "\\|x" in short and "\\|x" in long and "(details.md)" in short
+    # A page and a half: about 750 words beside four figures.
+    assert len(re.sub(r"!?\[[^]]*\]\([^)]*\)|[|-]", " ", short).split()) < 750 and short.count("![") <= 4
     numbers = json.loads((folder / "headline.json").read_text(encoding="utf-8"))
     assert any(k.startswith("Does Reasoning help?") for k in numbers) and all("n=" in v for v in numbers.values())
 

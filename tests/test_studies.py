@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import re
 
 import pytest
 
@@ -138,9 +139,13 @@ def test_a_study_runs_resumes_and_reports(run, tmp_path):
 
     folder = report.write(run, found, report.figures(run, found))
     page = (folder / "report.md").read_text(encoding="utf-8")
-    assert "dose.png" in page and "still to come" not in page
+    assert "still to come" not in page and "dose.png" in (folder / "details.md").read_text(encoding="utf-8")
     assert sum(page.count(f"| {s} |") for s in ("confirmed", "refuted", "inconclusive")) == 3
 
+    experiment.keep_report(folder, tmp_path / "kept")
+    assert {p.name for p in (tmp_path / "kept").iterdir() if p.is_file()} == {"report.md", "details.md", "headline.json", "results.json"}
+    shown = re.findall(r"\((figures/[^)]+)\)", page + (folder / "details.md").read_text(encoding="utf-8"))
+    assert len(shown) >= 7 and all((tmp_path / "kept" / name).exists() for name in shown)
     kept = tmp_path / "kept" / "reasoned-33" / "seed0"
     assert {p.name for p in kept.iterdir()} == {"questions.jsonl.gz", "translation.jsonl.gz", "log.jsonl", "done.json"}
     system = next(s for s in evaluation.systems(run) if s.label == "reasoned-33 seed 0")

@@ -1,0 +1,173 @@
+"""A search on the dev set: one arm trained and decoded in several ways, a row each; the test set is not looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import answers, decoding, evaluation, inference, models, pipeline, runtime, scoring, studies
+from .files import ROOT, UserError, read_json, write_json, write_text
+from .profiles import Recipe
+from .records import Record
+from .runtime import Run
+
+FOLDER = ROOT / "data" / "searches"
+STAGES = ("S2", "S3", "S4", "S5")
+# Settings of a variant that are not of the recipe, and their defaults.
+DECODING = {"shots": 0, "samples": 1, "temperature": 0.7}
+
+
+@dataclass(frozen=True)
+class Search:
+    """`variants` are (name, its settings) in the order of the file: fields of the recipe, or of `DECODING`."""
+
+    name: str
+    about: str
+    study: str
+    arm: str
+    variants: tuple[tuple[str, dict], ...]
+
+
+def load(name: str | Path) -> Search:
+    """The search `name` of `data/searches`, or that of a TOML file. Raises `UserError` with the file, the field and what was expected."""
+    path = Path(name) if str(name).endswith(".toml") else FOLDER / f"{name}.toml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
+        raise UserError(f"{path}: no such search. Known: {known}; or give the path of a .toml file.")
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML ({error}).") from error
+    unknown = sorted(found.keys() - {"about", "study", "arm", "variants"})
+    if unknown:
+        raise UserError(f"{path}, {unknown[0]!r}: expected only about, study, arm and [variants.NAME] tables.")
+    variants = found.get("variants")
+    if not isinstance(variants, dict) or not variants or any(not isinstance(v, dict) for v in variants.values()):
+        raise UserError(f"{path}, [variants]: expected a table for each variant, such as [variants.rank-8].")
+    types = {f.name: type(f.default) for f in dataclasses.fields(Recipe)} | {k: type(v) for k, v in DECODING.items()}
+    for variant, settings in variants.items():
+        for field, value in settings.items():
+            if field not in types or (type(value) is not types[field] and (types[field], type(value)) != (float, int)):
+                raise UserError(f"{path}, [variants.{variant}] {field}: expected a field of the recipe or {', '.join(DECODING)}, with a value of its kind.")
+    study, arm = found.get("study", "quick"), found.get("arm", studies.BASELINE)
+    studies.load(study)
+    return Search(path.stem, found.get("about", ""), study, arm, tuple(variants.items()))
+
+
+def execute(search: Search, *, profile: str = "auto", view: pipeline.View = lambda steps: lambda row: None, say: Callable[[str], None] = print) -> list[dict]:
+    """Train and decode each variant on the dev set; rows are kept in the run folder `search-NAME`, so that it goes on where it stopped.
+
+    Data and rationales are made once; variants that differ in decoding alone share an adapter. Raises `UserError`.
+    """
+    home = runtime.open_run(f"search-{search.name}", profile, study=search.study)
+    data = pipeline.ensure(home, say=say)
+    rows: list[dict] = []
+    for number, (name, settings) in enumerate(search.variants):
+        say(f"[{number + 1}/{len(search.variants)}] {name}")
+        run = _folder(home, search, settings)
+        data = pipeline.ensure(run, say=lambda line: None)
+        folder = pipeline.train_arm(run, data, search.arm, view=view, say=say)
+        adapter = (folder / "made_from.json").read_text(encoding="utf-8")
+        place = home.path("variants", f"{name}.json")
+        kept = read_json(place) if place.exists() else {}
+        if (kept.get("settings"), kept.get("made_from")) != (settings, adapter):
+            found = _measure(run, data, folder, search.arm, DECODING | settings)
+            kept = {"settings": settings, "made_from": adapter, "rows": [{"variant": name, "settings": _words(settings), **row} for row in found]}
+            write_json(place, kept)
+        rows += kept["rows"]
+        write_json(home.path("search.json"), rows)
+        write_text(home.path("search.md"), table(search, home, rows))
+    return rows
+
+
+def _folder(home: Run, search: Search, settings: dict) -> Run:
+    """A run folder of its own for each recipe that is trained, with the data of the first."""
+    changes = {k: v for k, v in settings.items() if k not in DECODING}
+    run = home
+    if changes:
+        # The name says what differs, so that variants of one recipe share it.
+        label = "-".join(f"{k}-{v}".replace("_", "-") for k, v in sorted(changes.items()))
+        run = runtime.open_run(f"{home.folder.name}-{label}"[:64], home.profile.name, study=search.study, **changes)
+        for part in ("data", "reasoning"):
+            if not run.path(part).exists():
+                shutil.copytree(home.path(part), run.path(part))
+    return run
+
+
+def _words(settings: dict) -> str:
+    return ", ".join(f"{k} {v}" for k, v in settings.items()) or "the study's"
+
+
+def _measure(run: Run, data: pipeline.Data, folder: Path, arm: str, settings: dict) -> list[dict]:
+    tokenizer = models.load_tokenizer(run.profile)
+    model = models.load_for_inference(run.profile, folder / "adapter")
+    questions, pairs = data.questions["dev"], data.pairs["dev"]
+    shots = evaluation.shots(dataclasses.replace(run, profile=run.profile.replace(few_shot=settings["shots"])), data.questions["train"])
+    asked = studies.reasons(arm)
+    logs = [row for row in pipeline.training_logs(run)[arm, run.recipe.seed] if "dev_answer_loss" in row]
+    common = {"n": len(questions), "dev_answer_loss": logs[-1]["dev_answer_loss"], "dev_translation_loss": logs[-1]["dev_translation_loss"]}
+    if settings["samples"] > 1:
+        found = _voted(model, tokenizer, run, questions, asked, settings)
+        return [common | row for row in _rows(found, questions)]
+    found, translated = inference.all_stages(
+        model, tokenizer, run.profile, questions, sentences=[p.ja for p in pairs], asked=asked, shots=shots if settings["shots"] else ()
+    )
+    chrf = scoring.chrf_interval([c.text for c in translated], [p.en for p in pairs])
+    quality = {"chrf": chrf.value, "chrf_low": chrf.low, "chrf_high": chrf.high, "pairs": len(pairs)}
+    return [common | quality | row for row in _rows(found, questions)]
+
+
+def _voted(model, tokenizer, run: Run, questions: Sequence[Record], asked: bool, settings: dict) -> list[inference.Prediction]:
+    """The answer that most samples agree on (arXiv 2203.11171), at S2 and S4; of a tie, the one that was sampled first."""
+    found = []
+    for stage in ("S2", "S4"):
+        for reasoned in (False, True) if asked else (False,):
+            drawn = [
+                inference.stage(
+                    model, tokenizer, run.profile, stage, questions, asked=reasoned, sampling=decoding.Sampling(settings["temperature"], seed=i)
+                )
+                for i in range(settings["samples"])
+            ]
+            for samples in zip(*drawn, strict=True):
+                votes = Counter(answers.normalise_answer(p.answer) for p in samples if p.well_formed)
+                chosen = votes.most_common(1)[0][0] if votes else None
+                found.append(next((p for p in samples if chosen is not None and answers.normalise_answer(p.answer) == chosen), samples[0]))
+    return found
+
+
+def _rows(found: Sequence[inference.Prediction], questions: Sequence[Record]) -> list[dict]:
+    gold = {r.id: r for r in questions}
+    rows = []
+    for asked in sorted({p.asked for p in found}):
+        row: dict[str, object] = {"decoding": "asked" if asked else "free"}
+        for stage in STAGES:
+            done = [p for p in found if p.stage == stage and p.asked == asked]
+            if done:
+                right = scoring.accuracy([answers.exact_match(p.answer, gold[p.id].answer, gold[p.id].aliases) for p in done])
+                row |= {stage: right.value, f"{stage}_low": right.low, f"{stage}_high": right.high}
+            if done and stage == "S4":
+                row |= {"well_formed": 100 * sum(p.well_formed for p in done) / len(done), "cut_off": 100 * sum(p.truncated for p in done) / len(done)}
+        rows.append(row)
+    return rows
+
+
+def table(search: Search, run: Run, rows: Sequence[dict]) -> str:
+    """The rows as a Markdown page."""
+
+    def value(row: dict, key: str) -> str:
+        return f"{row[key]:.1f} [{row[f'{key}_low']:.1f}, {row[f'{key}_high']:.1f}]" if key in row else ""
+
+    lines = [f"# Search on dev: {search.name}, {search.arm}", "", search.about, ""]
+    lines += [f"{run.profile.name}, seed {run.recipe.seed}; dev questions n={rows[0]['n']}, dev pairs n={rows[0].get('pairs', 0)}; percent right with 95 % intervals."]
+    head = ["Variant", "Settings", "Decoding", "chrF++", *STAGES, "S4 well-formed", "S4 cut off", "Dev answer loss"]
+    lines += ["", "| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    for row in rows:
+        cells = [row["variant"], row["settings"], row["decoding"], *(value(row, k) for k in ("chrf", *STAGES))]
+        cells += [f"{row['well_formed']:.1f} %", f"{row['cut_off']:.1f} %", f"{row['dev_answer_loss']:.3f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

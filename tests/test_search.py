@@ -1,0 +1,85 @@
+"""A search trains each recipe once, decodes each variant on dev alone, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from helpers import corpora, files, inference, pipeline, records, search
+
+FILE = """about = "A tiny one."
+arm = "reasoned-33"
+[variants.as-it-is]
+[variants.voted]
+samples = 3
+[variants.rank-4]
+rank = 4
+"""
+
+
+def write(folder, text):
+    path = folder / "tiny.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_search_that_ships_changes_one_thing_at_a_time():
+    found = search.load("quick")
+    assert found.variants[0] == ("as-it-is", {}) and len(found.variants) >= 8
+    assert len({name for name, _ in found.variants}) == len({json.dumps(s) for _, s in found.variants})
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("[variants.a]\nrank = 'x'", r"\[variants.a\] rank: expected a field"),
+        ("[variants.a]\nspeed = 1", r"\[variants.a\] speed: expected a field"),
+        ("variants = 3", "expected a table for each variant"),
+        ("arms = 'x'", "'arms': expected only"),
+        ("[variants.a", "not valid TOML"),
+        ("study = 'gone'\n[variants.a]", "no such study"),
+    ],
+)
+def test_a_bad_search_says_what_was_expected(tmp_path, text, says):
+    with pytest.raises(files.UserError, match=says):
+        search.load(write(tmp_path, text))
+    with pytest.raises(files.UserError, match="no such search"):
+        search.load("gone")
+
+
+def test_the_answer_that_most_samples_agree_on_is_taken(monkeypatch, questions):
+    asked = [q for q in questions if q.split == "dev"][:2]
+    said = {0: ("7", "four"), 1: ("Nine", "4"), 2: ("nine", "5")}
+
+    def stage(model, tokenizer, profile, name, records, *, asked, sampling):
+        return [
+            inference.Prediction(r.id, name, asked, "", t, "", "", t, not (t == "4"), False, 1) for r, t in zip(records, said[sampling.seed], strict=True)
+        ]
+
+    monkeypatch.setattr(inference, "stage", stage)
+    run = type("R", (), {"profile": None})
+    found = search._voted(None, None, run, asked, False, {"samples": 3, "temperature": 0.7})
+    assert [p.answer for p in found if p.stage == "S4"] == ["Nine", "four"], "a tie goes to the first; what is not well-formed has no vote"
+
+
+@pytest.mark.slow
+def test_a_search_trains_each_recipe_once_and_never_reads_the_test_set(tmp_path, monkeypatch, pairs):
+    monkeypatch.setenv("BONSAI_RUNS", str(tmp_path / "runs"))
+    many = [p.replace(id=f"{p.id}-{n}", ja=f"{n}番目の話。{p.ja}", en=f"Story {n}. {p.en}") for n in range(200) for p in pairs]
+    monkeypatch.setattr(corpora, "tatoeba", lambda say=print: many)
+    wanted, said = search.load(write(tmp_path, FILE)), []
+    read = []
+    monkeypatch.setattr(inference, "all_stages", lambda *a, _do=inference.all_stages, **k: read.extend(a[3]) or _do(*a, **k))
+    rows = search.execute(wanted, profile="tiny", say=said.append)
+    assert sum("found trained" in s for s in said) == 1, "the voted variant takes the first one's adapter"
+    assert [(r["variant"], r["decoding"]) for r in rows] == [(v, d) for v in ("as-it-is", "voted", "rank-4") for d in ("free", "asked")]
+    home = tmp_path / "runs" / "search-tiny"
+    dev = {r.id for r in records.read(home / "data" / "dev.jsonl")}
+    assert read and {r.id for r in read} <= dev
+    assert "S3" in rows[0] and "S3" not in rows[2] and rows[0]["pairs"] == rows[4]["pairs"]
+    assert (home / "search.md").read_text(encoding="utf-8").count("\n| ") == 1 + 1 + len(rows)
+
+    monkeypatch.setattr(search, "_measure", lambda *a: pytest.fail("done already"))
+    monkeypatch.setattr(pipeline, "curate", lambda run, say: pipeline.load(run))
+    assert search.execute(wanted, profile="tiny", say=said.append) == rows
