@@ -215,13 +215,18 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _bench_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["curation"], help="curation: time and memory of notebook 01 against rows")
+    parser.add_argument("what", choices=["curation", "training"], help="curation: notebook 01 against rows; training: beside TRL")
+    parser.add_argument("--steps", type=int, default=8, help="training: steps of each variant (default: %(default)s)")
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from . import notebooks, scale
+    from . import notebooks, scale, throughput
 
-    print(scale.table(scale.measure(folder=notebooks.NOTEBOOKS / "results" / "bench")))
+    folder = notebooks.NOTEBOOKS / "results" / "bench"
+    if options.what == "training":
+        print(throughput.table(throughput.measure(options.steps, folder=folder)))
+    else:
+        print(scale.table(scale.measure(folder=folder)))
     return 0
 
 

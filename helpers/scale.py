@@ -38,7 +38,6 @@ def measure(
     The rows are a sample of the Tatoeba pairs, or of the records of `source` (JSONL). With `folder`, `curation_scale.json` and
     `curation_scale.md` are written there. Raises `UserError`.
     """
-    machine = _machine()
     sizes = []
     for n in rows:
         sizes.append(_process("curate", n, source))
@@ -52,7 +51,7 @@ def measure(
         )
     # By the processor's seconds, which other programs on the machine do not stretch.
     result = {
-        "machine": machine,
+        "machine": machine(),
         "sizes": sizes,
         "fit": fit([(s["rows"], s["cpu_seconds"]) for s in sizes]),
         "near_duplicates": near,
@@ -120,7 +119,7 @@ def table(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """Cores, CPU, memory, system, versions; no name of the machine or of its user."""
     import psutil
 
@@ -155,7 +154,7 @@ def _process(task: str, rows: int, source: str | Path) -> dict:
     return json.loads(done.stdout.splitlines()[-1]) | {"wall_seconds": round(time.perf_counter() - begun, 2)}
 
 
-def _peak_gb() -> float:
+def peak_gb() -> float:
     """Most memory that this process held at once."""
     import psutil
 
@@ -196,7 +195,7 @@ def _task(task: str, rows: int, source: str) -> dict:
         begun = time.perf_counter()
         found = similarity.near_duplicates(pairs) if task == "near" else _datasketch(pairs)
         seconds, more = time.perf_counter() - begun, {"found": len(found)}
-    return {"rows": rows, "seconds": round(seconds, 3), "peak_gb": round(_peak_gb(), 3), **more}
+    return {"rows": rows, "seconds": round(seconds, 3), "peak_gb": round(peak_gb(), 3), **more}
 
 
 def _datasketch(pairs: Sequence[Record], threshold: float = 0.8) -> set[int]:

@@ -1,0 +1,157 @@
+"""Training speed on this machine beside TRL's SFTTrainer: same model, data, adapter and effective batch, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import corpora, models, profiles, prompts, runtime, scale, training
+from .files import ROOT, UserError, write_json, write_text
+from .profiles import Profile
+from .records import Record
+
+VARIANTS = {
+    "trl": "TRL SFTTrainer as it comes",
+    "trl-packed": "TRL at its best: NF4, packed, no gradient checkpointing",
+    "ours": "this project",
+}
+
+
+def measure(
+    steps: int = 8,
+    profile: str = "gemma3-270m",
+    variants: Sequence[str] = tuple(VARIANTS),
+    folder: str | Path | None = None,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Real (non-padding) tokens a second and peak memory (GB = 10⁹ bytes) of each variant, the first step left out.
+
+    Half sentence pairs, half questions in one call with their rationale. With `folder`, `training.json` and `training.md` are written there.
+    Raises `UserError`.
+    """
+    result: dict = {"machine": scale.machine(), "profile": profile, "steps": steps, "rows": []}
+    for name in variants:
+        done = subprocess.run(
+            [sys.executable, "-m", f"{__package__}.throughput", name, str(steps), profile], capture_output=True, text=True, cwd=ROOT
+        )
+        if done.returncode:
+            raise UserError(f"measuring {name} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:300]}")
+        row = json.loads(done.stdout.splitlines()[-1])
+        result["rows"].append({"name": name} | row)
+        say(f"{VARIANTS[name]}: {row['tokens_per_second']:.0f} tokens/s, {row['peak_gb']:.1f} GB")
+    if folder:
+        write_json(Path(folder) / "training.json", result)
+        write_text(Path(folder) / "training.md", table(result))
+    return result
+
+
+def table(result: dict) -> str:
+    """The result of `measure` as Markdown."""
+    machine = result["machine"]
+    own = next((r["tokens_per_second"] for r in result["rows"] if r["name"] == "ours"), None)
+    lines = [
+        f"Training {result['profile']} (LoRA on every linear layer, 16 examples a step, {result['steps']} steps) on {machine['cores']} cores "
+        f"({machine['cpu']}, {machine['memory_gb']} GB, {machine['system']}, Python {machine['python']}); load average {machine['load']} at the start.",
+        "",
+        "| trainer | precision | real tokens/s | this project is faster by | peak memory (GB) |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in result["rows"]:
+        times = f"{own / row['tokens_per_second']:.1f} ×" if own and row["name"] != "ours" else ""
+        lines.append(f"| {VARIANTS[row['name']]} | {row['precision']} | {row['tokens_per_second']:.0f} | {times} | {row['peak_gb']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _data(profile: Profile, steps: int) -> tuple[list[Record], list[Record]]:
+    """Sentence pairs and questions for that many steps of the profile's batch."""
+    half = steps * profile.recipe.batch_size * profile.recipe.accumulation // 2
+    questions = [r for r in corpora.questions() if r.split == "train"]
+    if profile.model.source == "random":
+        pairs = [Record(f"p{i}", "translate", r.ja, r.en) for i, r in enumerate(questions)]
+    else:
+        pairs = corpora.tatoeba(lambda text: None)
+    draw = random.Random(0)
+    return draw.sample(pairs, half), draw.sample(questions, half)
+
+
+def _ours(profile: Profile, steps: int) -> dict:
+    pairs, questions = _data(profile, steps)
+    profile = profile.replace(replay_pairs=len(pairs), evaluations=1)
+    batch = profile.recipe.batch_size * profile.recipe.accumulation
+    mixed = training.plan(profile.recipe, pairs, questions)
+    # `plan` shows a question a second time, in a stage of its own: what is compared are pairs and one-call questions.
+    items = [item for item in mixed.items if item[0] in ("translate", "multistep")]
+    order = training.Plan(tuple(items[: steps * batch]), 0, batch)
+    with tempfile.TemporaryDirectory() as folder:
+        training.train(profile, order, {"pairs": pairs[:1], "questions": questions[:1]}, folder, say=lambda text: None)
+        rows = training.read_log(Path(folder) / "log.jsonl")
+    first, *rest = [r for r in rows if "tokens_per_second" in r]
+    tokens = [b["tokens_seen"] - a["tokens_seen"] for a, b in zip([first, *rest], rest, strict=False)]
+    return {"tokens": sum(tokens), "seconds": sum(n / r["tokens_per_second"] for n, r in zip(tokens, rest, strict=True))}
+
+
+def _trl(profile: Profile, steps: int, packed: bool) -> dict:
+    """The texts as TRL's documentation gives them to it; of the recipe, the adapter, batch and learning rate are ours."""
+    import datasets
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    here, recipe, style = runtime.device(profile.model.fp16_safe), profile.recipe, profile.model.prompt_style
+    pairs, questions = _data(profile, steps)
+    rows = [("translate", r) for r in pairs] + [("multistep", r) for r in questions]
+    texts = [{"prompt": prompts.prompt(style, stage, ja=r.ja, en=r.en), "completion": prompts.completion(stage, r)} for stage, r in rows]
+    tokenizer = models.load_tokenizer(profile)
+    model = models.load_base(profile, here) if packed else AutoModelForCausalLM.from_pretrained(models.local_folder(profile), dtype=here.dtype)
+    marks = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            marks.append((time.perf_counter(), trainer._total_train_tokens))
+
+    lengths = [len(tokenizer(t["prompt"] + t["completion"])["input_ids"]) for t in texts]
+    batch = recipe.batch_size * recipe.accumulation
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SFTConfig(
+            output_dir=folder,
+            per_device_train_batch_size=1 if packed else 8,
+            gradient_accumulation_steps=1 if packed else batch // 8 or 1,
+            learning_rate=recipe.learning_rate,
+            num_train_epochs=1,
+            use_cpu=here.kind == "cpu",
+            bf16=here.dtype_name == "bfloat16",
+            # A packed row holds as many tokens as a step of the others.
+            **({"packing": True, "max_length": batch * sum(lengths) // len(lengths), "gradient_checkpointing": False} if packed else {}),
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        adapter = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(profile.model.lora_targets), task_type="CAUSAL_LM")
+        trainer = SFTTrainer(
+            model, arguments, train_dataset=datasets.Dataset.from_list(texts), processing_class=tokenizer, peft_config=adapter, callbacks=[Clock()]
+        )
+        trainer.train()
+    return {"tokens": int(marks[-1][1] - marks[0][1]), "seconds": marks[-1][0] - marks[0][0]}
+
+
+def _task(name: str, steps: int, profile_name: str) -> dict:
+    """What one process does."""
+    runtime.quiet()
+    profile = profiles.choose(profile_name)
+    found = _ours(profile, steps) if name == "ours" else _trl(profile, steps, name == "trl-packed")
+    peak = runtime.peak_memory_gb() if runtime.device().kind == "cuda" else scale.peak_gb()
+    rate = found["tokens"] / found["seconds"]
+    return found | {"tokens_per_second": round(rate, 1), "peak_gb": round(peak, 2), "precision": runtime.device(profile.model.fp16_safe).dtype_name}
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(_task(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
+    except UserError as error:
+        sys.exit(str(error))

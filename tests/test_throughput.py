@@ -1,0 +1,22 @@
+"""The benchmark of training: real processes of both trainers on the same examples, and a table that says by how much."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+from helpers import throughput
+
+
+@pytest.mark.slow
+def test_each_trainer_is_measured_on_the_same_examples(tmp_path):
+    result = throughput.measure(3, "tiny", folder=tmp_path, say=lambda text: None)
+    rows = {r["name"]: r for r in result["rows"]}
+    assert list(rows) == list(throughput.VARIANTS)
+    assert all(r["tokens"] > 200 and r["seconds"] > 0 and 0.1 < r["peak_gb"] < 4 for r in rows.values())
+    # Two of three steps each, of the same texts in another order.
+    assert 0.25 < rows["ours"]["tokens"] / rows["trl"]["tokens"] < 4
+    page = (tmp_path / "training.md").read_text(encoding="utf-8")
+    assert page == throughput.table(result) and " × |" in page
+    assert not platform.node() or platform.node() not in page + (tmp_path / "training.json").read_text(encoding="utf-8")
