@@ -75,7 +75,7 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from . import display, experiment, pipeline, report, results, runtime, studies
+    from . import display, evaluation, experiment, pipeline, report, results, runtime, studies
 
     runtime.quiet()
     name = options.run or studies.load(options.study).name
@@ -87,6 +87,9 @@ def _study(options: argparse.Namespace) -> int:
     kept = Path(options.keep) if options.keep else None
     if options.report:
         data = pipeline.load(run)
+        stale = evaluation.stale(run, data)
+        if stale:
+            raise UserError(f"{', '.join(stale)}: predicted with other settings, data or code. Run the study again before its report.")
     else:
         with bootstrap.lock(run.folder.with_name(f".{name}.lock"), busy=f"{run.folder}: another command is using this run folder."):
             data = experiment.execute(

@@ -97,6 +97,11 @@ def is_predicted(run: Run, data: pipeline.Data, system: System) -> bool:
     return pipeline.is_fresh(system.folder / "done.json", _made_from(run, data, system), *files)
 
 
+def stale(run: Run, data: pipeline.Data) -> list[str]:
+    """Labels of the systems whose predictions were made with another adapter, data, settings or code."""
+    return [s.label for s in systems(run) if (s.folder / "done.json").exists() and not is_predicted(run, data, s)]
+
+
 def _made_from(run: Run, data: pipeline.Data, system: System) -> list[str]:
     from . import models
 

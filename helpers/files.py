@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,18 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}). Remove it and run again.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}). Remove it and run again, or restore it.") from error
+
+
+def read_toml(name: str | Path, folder: Path, kind: str) -> tuple[Path, dict[str, Any]]:
+    """The file `name` of `folder`, or that of a path that ends in .toml, and what it holds. Raises `UserError` with what is known."""
+    path = Path(name) if str(name).endswith(".toml") else folder / f"{name}.toml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
+        raise UserError(f"{path}: no such {kind}. Known: {known}; or give the path of a .toml file.")
+    try:
+        return path, tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML ({error}).") from error
 
 
 def sha256(path: str | Path) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import answers, decoding, evaluation, inference, models, pipeline, runtime, scoring, studies
-from .files import ROOT, UserError, read_json, write_json, write_text
+from .files import ROOT, UserError, read_json, read_toml, write_json, write_text
 from .profiles import Recipe
 from .records import Record
 from .runtime import Run
@@ -35,14 +34,7 @@ class Search:
 
 def load(name: str | Path) -> Search:
     """The search `name` of `data/searches`, or that of a TOML file. Raises `UserError` with the file, the field and what was expected."""
-    path = Path(name) if str(name).endswith(".toml") else FOLDER / f"{name}.toml"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
-        raise UserError(f"{path}: no such search. Known: {known}; or give the path of a .toml file.")
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML ({error}).") from error
+    path, found = read_toml(name, FOLDER, "search")
     unknown = sorted(found.keys() - {"about", "study", "arm", "variants"})
     if unknown:
         raise UserError(f"{path}, {unknown[0]!r}: expected only about, study, arm and [variants.NAME] tables.")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import ROOT, UserError
+from .files import ROOT, UserError, read_toml
 from .profiles import PROFILES, Recipe
 
 FOLDER = ROOT / "data" / "studies"
@@ -45,14 +44,7 @@ def reasons(arm: str) -> bool:
 
 def load(name: str | Path) -> Study:
     """The study `name` of `data/studies`, or that of a TOML file. Raises `UserError` with the file, the field and what was expected."""
-    path = Path(name) if str(name).endswith(".toml") else FOLDER / f"{name}.toml"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml")))
-        raise UserError(f"{path}: no such study. Known: {known}; or give the path of a .toml file.")
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML ({error}).") from error
+    path, found = read_toml(name, FOLDER, "study")
 
     def bad(field: str, expected: str) -> UserError:
         return UserError(f"{path}, {field}: expected {expected}.")

@@ -125,6 +125,7 @@ def test_a_study_runs_resumes_and_reports(run, tmp_path):
     assert all(job.trained and job.predicted for job in experiment.plan(run))
     other = dataclasses.replace(run, profile=run.profile.replace(learning_rate=1e-4))
     assert not any(job.predicted or (job.trained and job.arm != "base") for job in experiment.plan(other)), "made with another learning rate"
+    assert not evaluation.stale(run, data) and len(evaluation.stale(other, data)) == 7
     found = results.results(run, data)
     n = {s: sum(r["set"] == s for r in found.stages) for s in ("all", "authored", "control")}
     assert all(n.values())
