@@ -105,10 +105,11 @@ def stale(run: Run, data: pipeline.Data) -> list[str]:
 def _made_from(run: Run, data: pipeline.Data, system: System) -> list[str]:
     from . import models
 
+    weights = system.adapter / "adapter_model.safetensors" if system.adapter else None
     return [
         pipeline.fingerprint(run.profile.model, run.recipe, data.manifest["files"]),
         *(sha256(module.__file__) for module in (decoding, inference, models, prompts)),
-        sha256(system.adapter / "adapter_model.safetensors") if system.adapter else "",
+        sha256(weights) if weights and weights.exists() else "",
     ]
 
 

@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from helpers import agreement, claims, files, pipeline, report, results, runtime
+from helpers import agreement, claims, evaluation, files, pipeline, report, results, runtime
 from helpers.records import Record
 
 STUDY = """[seeds]
@@ -152,3 +152,9 @@ def test_rule_and_reader_are_compared_on_the_same_answers(run, data, tmp_path):
         agreement.measure(run, data, [{"arm": "plain", "seed": 9, "id": "science-1", "step": "chaining"}])
     with pytest.raises(files.UserError, match="wrong answers"):
         agreement.sample(run, data, count=10_000)
+
+
+def test_predictions_made_from_something_else_are_named_even_where_the_adapter_is_gone(run, data):
+    write(run, data, "base", -1, lambda *a: False)
+    write(run, data, "plain", 1, lambda *a: True)
+    assert evaluation.stale(run, data) == ["base", "plain seed 1"]
