@@ -77,23 +77,30 @@ def figures(run: Run, results: Results) -> dict[str, tuple[Path, Path]]:
     """Draw and save every figure of the report (PNG and SVG in `report/figures`), name → paths."""
     import pandas as pd
 
-    log = pipeline.log_frame(run)
+    log = _log(run, results)
     stages, groups = pd.DataFrame(results.stages), pd.DataFrame(results.groups)
     groups = groups[(groups["stage"] == "S4") & (groups["by"] == "category") & groups["arm"].isin(["base", "plain", LEAD])]
     drawn = {
         "loss_curves": curves.loss_curves(log),
-        "seed_observation": curves.seed_observation(log),
         "translation": plots.translation(pd.DataFrame(results.translation)),
         "stages": plots.stages(stages[stages["own"] & (stages["set"] == "authored")]),
         "categories": plots.by_category(groups.rename(columns={"group": "category"})),
         "broken_steps": plots.broken_steps(pd.DataFrame(results.broken)),
     }
+    if LEAD in set(log["arm"]):
+        drawn["seed_observation"] = curves.seed_observation(log)
     against_plain = primary(results)
     if against_plain:
         drawn["forest"] = plots.forest(pd.DataFrame(against_plain))
     if len({r["percent"] for r in results.dose}) > 2:
         drawn["dose"] = plots.dose(pd.DataFrame(results.dose))
     return {name: figure_style.save(figure, run.path("report", "figures"), name) for name, figure in drawn.items()}
+
+
+def _log(run: Run, results: Results):
+    """The training logs of the systems that the results are about: one that is still being trained would be compared by half a log."""
+    log, evaluated = pipeline.log_frame(run), {(r["arm"], r["seed"]) for r in results.by_seed}
+    return log[[job in evaluated for job in zip(log["arm"], log["seed"], strict=True)]]
 
 
 def primary(results: Results) -> list[dict]:
@@ -137,7 +144,7 @@ def _blocks(run: Run, results: Results, paths: dict):
     yield "h1", "Does adding Reasoning to a third of a small data set make a small model answer better?"
     yield "verdict", answer(results)
     yield "p", _set_up(run, results, data, trained)
-    yield "table", ("What the project began with", "On this model", "Measured"), [tuple(c.values()) for c in claims.claims(results, pipeline.log_frame(run))]
+    yield "table", ("What the project began with", "On this model", "Measured"), [tuple(c.values()) for c in claims.claims(results, _log(run, results))]
     if "forest" in paths:
         yield "h2", "Against no Reasoning, question by question"
         yield "figure", "forest", "Paired differences between each arm and plain"
@@ -145,8 +152,9 @@ def _blocks(run: Run, results: Results, paths: dict):
     yield "p", broken_step(results)
     yield "figure", "stages", "Accuracy at the stages S2 to S5 for each arm"
     yield "table", *_overview(results)
-    yield "h2", "Loss curves"
-    yield "figure", "seed_observation", "Training loss and answer-only loss of plain and reasoned arms"
+    if "seed_observation" in paths:
+        yield "h2", "Loss curves"
+        yield "figure", "seed_observation", "Training loss and answer-only loss of plain and reasoned arms"
     yield "h2", "Examples (one call, held-out questions)"
     yield "table", *_examples(results, 2)
     yield "h2", "Limits"
@@ -168,7 +176,7 @@ def _set_up(run: Run, results: Results, data: dict[str, int], trained: list[tupl
     missing = len(run.study.jobs) - len(trained)
     return (
         f"Study {run.study.name}: {run.profile.name} ({run.profile.model.license}), NF4 with LoRA rank {run.recipe.rank}, on {here['device']} in "
-        f"{here['precision']}; {len(trained)} trainings ({', '.join(dict.fromkeys(a for a, _ in run.study.jobs if a in dict(trained)))}; "
+        f"{here['precision']}; {len(trained)} training{'s' * (len(trained) != 1)} ({', '.join(dict.fromkeys(a for a, _ in run.study.jobs if a in dict(trained)))}; "
         f"seeds {', '.join(str(s) for s in sorted({s for _, s in trained}))})"
         + (f"; {missing} of the study's are still to come" if missing else "")
         + f". Trained on {run.recipe.train_pairs} Tatoeba pairs and {_training_size(run)} questions; tested on {results.translation[0]['n']} unseen pairs, "

@@ -109,6 +109,10 @@ def test_a_study_runs_resumes_and_reports(run, tmp_path):
     def stop_after_two(system):
         finished.append(system.label)
         experiment.keep(run, system, tmp_path / "kept")
+        if len(finished) == 2:
+            early = results.results(run, pipeline.load(run))
+            page = report.write(run, early, report.figures(run, early)).joinpath("report.md").read_text(encoding="utf-8")
+            assert "5 of the study's are still to come" in page and "No arm with Reasoning was trained" in page
         if len(finished) == 3:
             raise KeyboardInterrupt
 
