@@ -11,7 +11,6 @@ if sys.version_info < (3, 11):
     sys.exit(2)
 
 import argparse
-import errno
 import os
 import re
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import bootstrap
-from .files import ROOT, UserError
+from .files import ROOT, UserError, disk_is_full, memory_ran_out
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", action="store_true", help="write the report of what is done so far, and stop")
     parser.add_argument("--run", default="", metavar="NAME", help="run folder below runs/ (default: the study's name)")
     parser.add_argument("--profile", default="auto", help="model and recipe (default: the study's, or by what the machine has)")
-    parser.add_argument("--keep", default="", metavar="FOLDER", help="copy each finished arm's small result files and the report there")
+    parser.add_argument("--keep", default="", metavar="FOLDER", help="copy each finished arm's small result files and the report there, and go on from those that lie there")
 
 
 def _study(options: argparse.Namespace) -> int:
@@ -81,25 +80,22 @@ def _study(options: argparse.Namespace) -> int:
     name = options.run or studies.load(options.study).name
     _run_folder(name)
     run = runtime.open_run(name, options.profile, study=options.study)
-    print(experiment.describe(run, experiment.plan(run)), flush=True)
+    kept = Path(options.keep) if options.keep else None
+    print(experiment.describe(run, experiment.plan(run, kept)), flush=True)
     if options.plan:
         return 0
-    kept = Path(options.keep) if options.keep else None
     if options.report:
-        data = pipeline.load(run)
+        data = experiment.restore_all(run, kept) if kept else pipeline.load(run)
         stale = evaluation.stale(run, data)
         if stale:
-            raise UserError(f"{', '.join(stale)}: predicted with other settings, data or code. Run the study again before its report.")
+            raise UserError(f"{', '.join(stale)}: predicted with other settings or data. Run the study again before its report.")
     else:
         with bootstrap.lock(run.folder.with_name(f".{name}.lock"), busy=f"{run.folder}: another command is using this run folder."):
-            data = experiment.execute(
-                run, view=display.training_view, progress=display.prediction_view(),
-                done=lambda system: experiment.keep(run, system, kept) if kept else None,
-            )  # fmt: skip
+            data = experiment.execute(run, view=display.training_view, progress=display.prediction_view(), kept=kept)
     found = results.results(run, data)
     folder = report.write(run, found, report.figures(run, found))
     if kept:
-        experiment.keep_report(folder, kept)
+        experiment.keep_report(run, folder, kept)
     print(f"\nReport: {folder / 'report.html'}")
     return 0
 
@@ -107,23 +103,20 @@ def _study(options: argparse.Namespace) -> int:
 def _search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("search", nargs="?", default="quick", help="quick or a .toml file (default: %(default)s)")
     parser.add_argument("--profile", default="auto", help="model and recipe (default: the study's, or by what the machine has)")
-    parser.add_argument("--keep", default="", metavar="FOLDER", help="copy the table there")
+    parser.add_argument("--keep", default="", metavar="FOLDER", help="copy the table there, and go on from what lies there")
 
 
 def _search(options: argparse.Namespace) -> int:
     from . import display, runtime, search
-    from .files import write_json, write_text
 
     runtime.quiet()
     wanted = search.load(options.search)
     name = f"search-{wanted.name}"
     folder = _run_folder(name)
     with bootstrap.lock(folder.with_name(f".{name}.lock"), busy=f"{folder}: another command is using this run folder."):
-        rows = search.execute(wanted, profile=options.profile, view=display.training_view)
+        kept = Path(options.keep) / f"{wanted.name}.json" if options.keep else None
+        search.execute(wanted, profile=options.profile, view=display.training_view, kept=kept)
     page = (folder / "search.md").read_text(encoding="utf-8")
-    if options.keep:
-        write_text(Path(options.keep) / f"{wanted.name}.md", page)
-        write_json(Path(options.keep) / f"{wanted.name}.json", rows)
     print(f"\n{page}")
     return 0
 
@@ -167,6 +160,37 @@ def _evaluate(options: argparse.Namespace) -> int:
     _run_folder(options.run)
     run = own_evaluation.open_run(options.run, options.profile, options.study)
     own_evaluation.evaluate(run, options.file, options.model, options.seed)
+    return 0
+
+
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("arm", metavar="ARM", help="a trained arm, such as plain or reasoned-33")
+    parser.add_argument("--run", default="default", metavar="NAME", help="run folder below runs/ (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="which of the arm's trained seeds (default: the first)")
+    parser.add_argument("--study", default="", metavar="FILE", help="the .toml file, where the run was begun with one of your own")
+    parser.add_argument("--to", default="", metavar="FOLDER", help="new folder for the merged model (default: exports/ of the run folder)")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float16", "bfloat16", "float32"], help="of the weights (default: what this machine computes in)")
+    parser.add_argument("--gguf", action="store_true", help="a GGUF file for llama.cpp beside them")
+    parser.add_argument("--push", default="", metavar="OWNER/NAME", help="instead: upload the adapter and its card to the hub (private)")
+    parser.add_argument("--public", action="store_true", help="with --push: for everybody to see")
+    parser.add_argument("--dry-run", action="store_true", help="with --push: only show what would be uploaded")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from . import export, runtime
+
+    if options.push and (options.gguf or options.to or options.dtype != "auto"):
+        raise UserError("--push uploads the adapter, not a merged model: leave out --to, --dtype and --gguf, or export first and then push.")
+    if not options.push and (options.public or options.dry_run):
+        raise UserError("--public and --dry-run belong to --push OWNER/NAME.")
+    runtime.quiet()
+    _run_folder(options.run)
+    trained = export.find(export.open_run(options.run, options.study), options.arm, options.seed)
+    if options.push:
+        export.push(trained, options.push, public=options.public, dry_run=options.dry_run)
+        return 0
+    folder = export.save(trained, options.to or export.default_folder(trained), options.dtype, options.gguf)
+    print(f"\n{folder}\n{export.contents(folder)}")
     return 0
 
 
@@ -218,18 +242,55 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _bench_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["curation", "training"], help="curation: notebook 01 against rows; training: beside TRL")
+    parser.add_argument("what", choices=["curation", "training", "generation", "growth"], help="curation: notebook 01 against rows; training: beside TRL; generation: beside transformers; growth: cost against tokens, length, size, batch")
     parser.add_argument("--steps", type=int, default=8, help="training: steps of each variant (default: %(default)s)")
+    parser.add_argument("--profile", default="gemma3-270m", help="training, growth: model and recipe (default: %(default)s)")
+    parser.add_argument("--run", default="default", metavar="NAME", help="generation: run folder below runs/ (default: %(default)s)")
+    parser.add_argument("--study", default="quick", help="generation: the study of that run (default: %(default)s)")
+    parser.add_argument("--arm", default="reasoned-33", help="generation: a trained arm (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="generation: one of its trained seeds (default: %(default)s)")
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from . import notebooks, scale, throughput
+    from . import generation_speed, growth, notebooks, profiles, runtime, scale, throughput
 
     folder = notebooks.NOTEBOOKS / "results" / "bench"
     if options.what == "training":
-        print(throughput.table(throughput.measure(options.steps, folder=folder)))
+        profiles.choose(options.profile)
+        print(throughput.table(throughput.measure(options.steps, options.profile, folder=folder)))
+    elif options.what == "growth":
+        profiles.choose(options.profile)
+        print(growth.table(growth.measure(profile=options.profile, folder=folder)))
+    elif options.what == "generation":
+        runtime.quiet()
+        _run_folder(options.run)
+        run = runtime.open_run(options.run, study=options.study)
+        print(generation_speed.table(generation_speed.measure(run, options.arm, options.seed, folder=folder)))
     else:
         print(scale.table(scale.measure(folder=folder)))
+    return 0
+
+
+def _plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="names, hub ids or folders with a config.json (default: all that are known)")
+    parser.add_argument("--length", type=int, default=512, help="tokens of the longest example (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=4, help="examples at once (default: %(default)s)")
+    parser.add_argument("--rank", type=int, default=16, help="rank of the adapter (default: %(default)s)")
+    parser.add_argument("--weights", default="nf4", choices=["nf4", "float16", "float32"], help="how the model is kept (default: %(default)s)")
+    parser.add_argument("--no-checkpointing", action="store_true", help="keep every activation: faster, more memory")
+    parser.add_argument("--budget", type=float, default=14.74, metavar="GIB", help="memory of the device (default: a T4's, %(default)s)")
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from . import memory
+
+    settings = {"length": options.length, "batch": options.batch, "rank": options.rank, "weights": options.weights}
+    settings["checkpointing"] = not options.no_checkpointing
+    rows = memory.compare(options.models, **settings)
+    print(memory.table(rows))
+    for model in options.models or memory.ARCHITECTURES:
+        print(memory.verdict(model, options.budget, **settings))
+    print("\nPredicted from the configurations, not measured on a T4.")
     return 0
 
 
@@ -243,8 +304,10 @@ COMMANDS = {
     "search": Command("compare recipes and decodings on the dev set", _search_options, _search),
     "judge": Command("judge by hand which step broke, and measure the rule against it", _judge_options, _judge),
     "evaluate": Command("score the base model or an arm on a file of your own", _evaluate_options, _evaluate),
+    "export": Command("take a trained arm home: merged, as GGUF, or to the hub", _export_options, _export),
     "test": Command("run the tests", _test_options, _test, needs="test", passes_on=True),
     "bench": Command("measure this machine; tables go to notebooks/results/bench", _bench_options, _bench, needs="test"),
+    "plan": Command("will it fit? predicted memory of training on a T4, model by model", _plan_options, _plan, needs=""),
     "doctor": Command("say what this machine has and what is missing", _no_options, _doctor, needs=""),
     "badges": Command("write the public address into notebooks and README", _badges_options, _badges, needs=""),
     "publish": Command("copy a finished run's outputs into notebooks/", _publish_options, _publish, needs=""),
@@ -276,15 +339,15 @@ def main(argv: list[str]) -> int:
         return _say("interrupted; run the same command again to go on", 130)
     except UserError as error:
         return _say("error: " + " ".join(str(error).split()))
-    except MemoryError:
-        return _say("error: memory ran out. Close other programs, or choose a smaller profile (--profile).")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if memory_ran_out(error):
+            return _say("error: memory ran out. Close other programs, or choose a smaller profile (--profile).")
+        if not disk_is_full(error):
             raise
-        place = f" ({error.filename})" if error.filename else ""
+        place = f" ({error.filename})" if getattr(error, "filename", None) else ""
         return _say(f"error: the disk is full{place}. Free some space and run again; what was finished is kept.")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from . import answers, evaluation, pipeline, studies
-from .files import UserError, whole_file
+from .files import UserError, read_lines, whole_file
 from .runtime import Run
 
 STEPS = ("knowledge/reasoning", "translation", "chaining")
@@ -47,15 +47,9 @@ def _failures(run: Run, data: pipeline.Data) -> Iterable[tuple[dict, str]]:
 
 def read(path: str | Path) -> list[dict]:
     """A reader's judgements: JSONL of `{arm, seed, id, step}`, `step` one of `JUDGED`. Raises `UserError` with the line."""
-    path, rows = Path(path), []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: expected one JSON object ({error}).") from error
-        if not isinstance(row, dict) or not {"arm", "seed", "id", "step"} <= row.keys() or row["step"] not in JUDGED:
-            raise UserError(f"{path}, line {number}, field 'step': expected arm, seed, id and a step out of {', '.join(JUDGED)}.")
-        rows.append(row)
+    rows = read_lines(path, arm=str, seed=int, id=str, step=JUDGED)
+    if not rows:
+        raise UserError(f"{path}: no judgement in it. Each line is a JSON object with arm, seed, id and step.")
     return rows
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import controls, corpora, curation, edits, filters, models, reasoning, records, similarity, sources
-from .files import read_json, sha256, whole_file, write_json
+from . import bootstrap, controls, corpora, curation, edits, filters, models, reasoning, records, similarity, sources
+from .files import read_json, read_object, sha256, whole_file, write_json
 from .records import Record
 from .runtime import Run
 
@@ -36,7 +36,7 @@ def fingerprint(*parts: object) -> str:
 
 def is_fresh(marker: Path, key: object, *files: Path) -> bool:
     """Whether `marker` says that its stage was made from `key`, and what it made, `files`, is there."""
-    return marker.exists() and read_json(marker).get("made_from") == key and all(f.exists() for f in files)
+    return marker.exists() and read_object(marker).get("made_from") == key and all(f.exists() for f in files)
 
 
 def _some(questions: Sequence[Record], count: int) -> list[Record]:
@@ -81,16 +81,18 @@ def curate(
         say(f"Curated data: found in {short(folder)}.")
         return load(run)
     say("Curated data: none for these settings in the run folder, so it is made from the sources now.")
-    provided = [sources.tatoeba(say), sources.authored()]
-    funnels, kept = _draw(run, provided, own, wanted, limits, say)
-    kept = _decided(run, kept, funnels, say)
-    for split in SPLITS:
-        records.write(folder / f"{split}.jsonl", [r for r in kept if r.split == split])
-    with whole_file(folder / "dropped.jsonl") as f:
-        for source, funnel in funnels.items():
-            for record_id, why, step in funnel.dropped:
-                f.write(json.dumps({"id": record_id, "source": source, "step": step, "reason": why}, ensure_ascii=False) + "\n")
-    write_json(folder / "manifest.json", _manifest(run, key, funnels, provided))
+    busy = f"{short(folder)}: another notebook or command is making these data. Wait for it, or choose another RUN name."
+    with bootstrap.lock(folder.with_name(f".{folder.name}.lock"), busy=busy):
+        provided = [sources.tatoeba(say), sources.authored()]
+        funnels, kept = _draw(run, provided, own, wanted, limits, say)
+        kept = _decided(run, kept, funnels, say)
+        for split in SPLITS:
+            records.write(folder / f"{split}.jsonl", [r for r in kept if r.split == split])
+        with whole_file(folder / "dropped.jsonl") as f:
+            for source, funnel in funnels.items():
+                for record_id, why, step in funnel.dropped:
+                    f.write(json.dumps({"id": record_id, "source": source, "step": step, "reason": why}, ensure_ascii=False) + "\n")
+        write_json(folder / "manifest.json", _manifest(run, key, funnels, provided))
     return load(run)
 
 
@@ -221,7 +223,7 @@ def load(run: Run) -> Data:
     return Data(
         {s: [r for r in found[s] if r.task == "translate"] for s in SPLITS},
         {s: [r for r in found[s] if r.task == "qa"] for s in SPLITS},
-        read_json(run.path("data", "manifest.json")),
+        read_object(run.path("data", "manifest.json"), files=dict),
     )
 
 

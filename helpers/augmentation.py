@@ -9,10 +9,13 @@ from pathlib import Path
 from . import asking, corpora, edits, filters, gates, models, reasoning, records, teachers
 from .assembly import Data, control_questions, fingerprint, hashes, is_fresh, own_file, short
 from .display import asking_view
-from .files import UserError, read_json, sha256, write_json
+from .files import UserError, read_object, sha256, write_json
 from .records import Record
 from .runtime import Run
 from .teachers import Teacher
+
+# What is read of `augmentation.json` again.
+_MARKED = {"made_from": str, "teacher": str, "questions": int, "proposed": dict}
 
 
 def augment(
@@ -38,7 +41,7 @@ def augment(
     marker, review = folder / "augmentation.json", folder / "edits.jsonl"
     code = hashes(*(Path(module.__file__) for module in (edits, gates, reasoning)))
     key = fingerprint(data.manifest["files"], recipe.reasoning_fraction, recipe.seed, code, hashes(review))
-    before = read_json(marker) if marker.exists() else {}
+    before = read_object(marker, **_MARKED) if marker.exists() else {}
     same = is_fresh(marker, key, folder / "manifest.json", run.path("data", "train_reasoned.jsonl"))
     if teacher is None and chosen is None:
         if same:
@@ -75,6 +78,7 @@ def augment(
     path = records.write(run.path("data", "train_reasoned.jsonl"), mixed)
     if chosen is not None:
         say(f"Your list of {len(set(chosen)):,} records is the arm reasoned-{round(100 * len(set(chosen)) / len(train))}.")
+    # What was asked for counts in whichever run that was: a call that goes on after a kill has asked for the rest only.
     manifest = {
         "made_from": key,
         "teacher": teacher.name if teacher.name == teacher.model else f"{teacher.name} {teacher.model}".strip(),
@@ -86,7 +90,7 @@ def augment(
         "outcomes": dict(Counter(outcomes.values())),
         "proposed": {i: [text, outcomes.get(i, "missing")] for i, text in proposed.items()},
         "acceptance": gates.acceptance(train, outcomes, teacher.name),
-        "asked": {"requests": asked.asked, "tokens_in": asked.tokens_in, "tokens_out": asked.tokens_out, "cost": asked.cost, "left": asked.left},
+        "asked": {"requests": sum(asked.outcomes.values()), "tokens_in": asked.tokens_in, "tokens_out": asked.tokens_out, "cost": asked.cost, "left": asked.left},
         "files": {path.name: sha256(path)},
     }
     write_json(marker, manifest)
@@ -129,11 +133,15 @@ def compare(run: Run, data: Data, by: Teacher, some: Sequence[Record], samples: 
 
 def arm_files(run: Run) -> list[dict]:
     """The training files that `augment` has written, a row a file. Raises `UserError` when it has not."""
-    return [{"file": name, **facts} for name, facts in read_json(run.path("reasoning", "manifest.json"))["files"].items()]
+    return [{"file": name, **facts} for name, facts in read_object(run.path("reasoning", "manifest.json"), files=dict)["files"].items()]
 
 
 def for_review(run: Run, data: Data) -> list[tuple[Record, str, str]]:
     """(record, rationale, gate's code) of every rationale proposed for a training question, as `review.rationale_review` takes them."""
-    proposed = read_json(run.path("reasoning", "augmentation.json"))["proposed"]
+    marker = run.path("reasoning", "augmentation.json")
+    proposed = read_object(marker, **_MARKED)["proposed"]
+    for record_id, pair in proposed.items():
+        if not isinstance(pair, list) or [type(part) for part in pair] != [str, str]:
+            raise UserError(f"{marker}, field 'proposed', record {record_id!r}: expected a rationale and the gate's word. Run notebook 02 again.")
     outcome = {"accepted": ""}
     return [(r, text, outcome.get(code, code)) for r in data.questions["train"] if r.id in proposed for text, code in [proposed[r.id]]]

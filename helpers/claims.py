@@ -30,6 +30,8 @@ def _loss(log: DataFrame) -> dict[str, str]:
     # The same step holds the same prompts in both arms, so that its losses pair; early steps say what was known before.
     late = late[late["step"] > late["step"].max() - (late["step"].max() - late["step"].min()) / 2]
     table = late.pivot_table(index="step", columns="arm", values="loss", aggfunc="mean").dropna()
+    if len(table) < 2:
+        return {"claim": claim, "status": "inconclusive", "number": "Too few steps of training to compare."}
     found = scoring.mean_difference(list(table[arm]), list(table[studies.BASELINE]))
     number = (f"{arm} − plain {found.value:+.2f} nats a token [{found.low:+.2f}, {found.high:+.2f}] over the last {found.n} steps, the same prompts in "
               "each; the two average over other tokens, so it says nothing about the answers.")  # fmt: skip
@@ -48,4 +50,4 @@ def _multistep(results: Results) -> dict[str, str]:
     best = max(found, key=lambda r: r["s4"])
     number = (f"{best['arm']}, authored questions: {best['s4']:.1f} % right in one call (S4) against {best['s2']:.1f} % from the gold English (S2), "
               f"{best['value']:+.1f} points [{best['low']:+.1f}, {best['high']:+.1f}], n={best['n']}.")  # fmt: skip
-    return {"claim": "Multistep (translate, then answer) does not work.", "status": _status(-best["high"], -best["low"]), "number": number}
+    return {"claim": "Multistep (translate, then answer) does not work: it loses against answering from the gold English.", "status": _status(-best["high"], -best["low"]), "number": number}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import progress
 from .files import UserError
+from .language import label
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -85,15 +86,15 @@ def show_sides(frame_rows: Sequence[Mapping[str, Any]]) -> HTML:
     def side(row: Mapping | None) -> str:
         if row is None:
             return "–"
-        lines = [f"<b>{label}</b>: {_escape(row.get(part))}" for part, label in PARTS.items() if _text(row.get(part))]
-        mark = "" if not _text(row.get("right")) else "<b>正 / right</b>" if row["right"] else "<b>誤 / wrong</b>"
+        lines = [f"<b>{label(title)}</b>: {_escape(row.get(part))}" for part, title in PARTS.items() if _text(row.get(part))]
+        mark = "" if not _text(row.get("right")) else f"<b>{label('正 / right')}</b>" if row["right"] else f"<b>{label('誤 / wrong')}</b>"
         return "<br>".join([*lines, *([mark] if mark else [])]) or "–"
 
     rows = []
     for key, found in groups.items():
         gold = next((_text(r.get("gold")) for r in found.values() if _text(r.get("gold"))), "")
         rows.append([_japanese(key[-1]), _escape(gold), *(side(found.get(s)) for s in systems)])
-    return HTML(_table(["質問 / Question", "正答 / Gold answer", *map(_escape, systems)], rows))
+    return HTML(_table([label("質問 / Question"), label("正答 / Gold answer"), *map(_escape, systems)], rows))
 
 
 def masked_example(pieces: Sequence[tuple[str, bool]]) -> HTML:
@@ -108,7 +109,7 @@ def masked_example(pieces: Sequence[tuple[str, bool]]) -> HTML:
         return f'<span style="color:#6a6a6a">{shown}</span>'
 
     body = "".join(one(text, supervised) for text, supervised in pieces)
-    legend = f"{one('マスク（損失なし）/ masked (no loss)', False)} · {one('学習対象 / supervised (loss)', True)} · ↵ 改行 / newline"
+    legend = f"{one(label('マスク（損失なし） / masked (no loss)'), False)} · {one(label('学習対象 / supervised (loss)'), True)} · ↵ {label('改行 / newline')}"
     box = "background:#ffffff;color:#1a1a1a;padding:8px;border:1px solid #cccccc;border-radius:4px"
     text = "white-space:pre-wrap;overflow-wrap:anywhere;margin:6px 0 0;background:#ffffff;color:#1a1a1a"
     return HTML(f'<div {_PLAIN} style="{box}"><div>{legend}</div><pre style="{text}">{body}</pre></div>')
@@ -121,24 +122,25 @@ class _Line:
         self.handle = None
         self.drawn, self.tenth = 0.0, -1
 
-    def show(self, done: int, total: int, text: str) -> None:
+    def show(self, done: int, total: int, text: str, picture: str = "") -> None:
+        """`picture` is HTML to stand below the line while it is running."""
         ended, now = done >= total, time.monotonic()
         if _in_notebook():
             # Redrawing at every step of a quick run would flood the front end.
             if ended or self.handle is None or now - self.drawn >= 0.5:
                 self.drawn = now
-                self._draw(done, total, text, ended)
+                self._draw(done, total, text, ended, picture)
         elif ended or 10 * done // total > self.tenth:
             self.tenth = 10 * done // total
             print(f"{progress.bar(done, total)} {text}", flush=True)
 
-    def _draw(self, done: int, total: int, text: str, ended: bool) -> None:
+    def _draw(self, done: int, total: int, text: str, ended: bool, picture: str) -> None:
         from IPython.display import display
 
         bundle = {"text/plain": text}
         if not ended:
             bar = f'<progress value="{done}" max="{total}" style="vertical-align:middle"></progress>'
-            bundle["text/html"] = f"{bar} {html.escape(text)}"
+            bundle["text/html"] = f"{bar} {html.escape(text)}{picture}"
         if self.handle is None:
             self.handle = display(bundle, raw=True, display_id=True)
         else:
@@ -146,9 +148,9 @@ class _Line:
 
 
 def training_view(total_steps: int) -> Callable[[dict], None]:
-    """A `progress` callback for `training.train`: step, loss, tokens/s, time left and peak memory (GB).
+    """A `progress` callback for `training.train`: step, loss, tokens/s, time left, peak memory (GB), and the loss so far as a curve.
 
-    In a notebook one output is redrawn and ends as one line of text, which is all that a headless run keeps; elsewhere
+    In a notebook one output is redrawn and ends as one line of text, which is all that a headless run keeps (notebook 04 draws the curves); elsewhere
     a plain line comes about every 10 %. A step that does not go on from the last one begins a new line: the next arm.
     """
     return _TrainingView(total_steps)
@@ -164,14 +166,18 @@ class _TrainingView:
         if self.reached is None or step <= self.reached:
             self.first, self.begun = step, now
             self.known: dict[str, Any] = {}
+            self.points: list[tuple[int, float, float | None]] = []
             self.line = _Line()
         self.reached = step
         self.known |= {k: v for k, v in row.items() if v is not None}
-        self.line.show(step, self.total, self._text(now))
+        if "loss" in row:
+            self.points.append((step, row["loss"], row.get("dev_answer_loss")))
+        pause = f'<br><small>■ {label("（カーネルの中断）: 一時停止して保存 / (interrupt the kernel): pause and save")}</small>'
+        self.line.show(step, self.total, self._text(now), _curve(self.points, self.total) + pause)
 
     def _text(self, now: float) -> str:
         row, step, seconds = self.known, self.reached or 0, now - self.begun
-        parts = [f"学習 / training: step {step:,}/{self.total:,}"]
+        parts = [f"{label('学習 / training')}: step {step:,}/{self.total:,}"]
         forms = {
             "loss": "loss {:.3f}",
             "dev_answer_loss": "dev answer loss {:.3f}",
@@ -179,11 +185,34 @@ class _TrainingView:
         }
         parts += [form.format(row[key]) for key, form in forms.items() if key in row]
         if step >= self.total:
-            parts.append(f"完了 / done in {progress.clock(seconds)}")
+            parts.append(f"{label('完了 / done in')} {progress.clock(seconds)}")
         elif step > self.first:
-            parts.append(f"残り / ETA {progress.clock(seconds / (step - self.first) * (self.total - step))}")
+            parts.append(f"{label('残り / ETA')} {progress.clock(seconds / (step - self.first) * (self.total - step))}")
         parts += [f"peak {row['peak_memory_gb']:.1f} GB"] if "peak_memory_gb" in row else []
         return " · ".join(parts)
+
+
+def _curve(points: Sequence[tuple[int, float, float | None]], total: int) -> str:
+    """The training loss of each step as a line, the dev answer loss as dots: an SVG picture, "" for fewer than two points."""
+    shown = [p for p in points if math.isfinite(p[1])]
+    if len(shown) < 2:
+        return ""
+    wide, high, left = 560, 120, 34
+    values = [v for _, loss, dev in shown for v in (loss, dev) if v is not None]
+    low, top = min(values), max(max(values), min(values) + 1e-9)
+
+    def place(step: int, value: float) -> str:
+        return f"{left + step / total * (wide - left - 4):.1f},{4 + (top - value) / (top - low) * (high - 20):.1f}"
+
+    line = " ".join(place(step, loss) for step, loss, _ in shown)
+    dots = "".join('<circle r="3.5" fill="#d55e00" cx="{}" cy="{}"/>'.format(*place(step, dev).split(",")) for step, _, dev in shown if dev is not None)
+    ticks = f'<text x="0" y="12">{top:.1f}</text><text x="0" y="{high - 16}">{low:.1f}</text>'
+    key = f"<tspan fill='#0072b2'>— {label('学習損失 / training loss')}</tspan>  <tspan fill='#d55e00'>● {label('答えの損失（dev） / dev answer loss')}</tspan>"
+    return (
+        f'<br><svg width="{wide}" height="{high}" viewBox="0 0 {wide} {high}" role="img" style="max-width:100%" font-size="11" fill="currentColor">'
+        f'<title>Loss after {shown[-1][0]} of {total} steps: {shown[-1][1]:.3f}</title>{ticks}'
+        f'<polyline fill="none" stroke="#0072b2" stroke-width="1.3" points="{line}"/>{dots}<text x="{left}" y="{high - 2}">{key}</text></svg>'
+    )
 
 
 def prediction_view() -> Callable[[str, int, int], None]:
@@ -193,8 +222,8 @@ def prediction_view() -> Callable[[str, int, int], None]:
     def show(system: str, done: int, total: int) -> None:
         line, begun = lines.setdefault(system, (_Line(), time.monotonic()))
         seconds = time.monotonic() - begun
-        left = f"残り / ETA {progress.clock(seconds / done * (total - done))}" if done < total else f"完了 / done in {progress.clock(seconds)}"
-        line.show(done, total, f"予測 / predicting: {system} {done:,}/{total:,} · {left}")
+        left = f"{label('残り / ETA')} {progress.clock(seconds / max(done, 1) * (total - done))}" if done < total else f"{label('完了 / done in')} {progress.clock(seconds)}"
+        line.show(done, total, f"{label('予測 / predicting')}: {system} {done:,}/{total:,} · {left}")
 
     return show
 
@@ -204,8 +233,8 @@ def asking_view() -> Callable[[int, int, int, float, float], None]:
     line, begun = _Line(), time.monotonic()
 
     def show(done: int, total: int, tokens: int, cost: float, eta: float) -> None:
-        parts = [f"教師 / asking: {done:,}/{total:,}", f"{tokens:,} tokens"] + ([f"${cost:.4f}"] if cost else [])
-        left = f"残り / ETA {progress.clock(eta)}" if done < total else f"完了 / done in {progress.clock(time.monotonic() - begun)}"
+        parts = [f"{label('教師に問い合わせ中 / asking')}: {done:,}/{total:,}", f"{tokens:,} tokens"] + ([f"${cost:.4f}"] if cost else [])
+        left = f"{label('残り / ETA')} {progress.clock(eta)}" if done < total else f"{label('完了 / done in')} {progress.clock(time.monotonic() - begun)}"
         line.show(done, total, " · ".join([*parts, left]))
 
     return show

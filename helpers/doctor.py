@@ -21,7 +21,7 @@ from . import bootstrap, corpora, notebooks, profiles, runtime
 from .files import ROOT, UserError, cache_folder
 from .progress import columns, pad
 
-MEMORY_GB = 6.0
+MEMORY_GB = 8.0
 DISK_GB = {"packages": 8.0, "runs": 2.0, "cache": 2.0}
 
 

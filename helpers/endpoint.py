@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import email.utils
+import importlib
 import os
 import re
 import threading
@@ -18,6 +20,8 @@ from .teachers import NEVER, Candidate, Teacher, Unavailable, error_of, examples
 HOSTED = "https://api.openai.com/v1"
 LONGEST_WAIT = 120.0  # seconds: a server that asks for more is done for today
 FILTERED = "refused by the server's filter"
+LARGEST = 10 * 2**20  # bytes of an answer
+SLOWEST = 10  # times the timeout: a body that comes byte by byte never runs into the timeout itself
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -110,7 +114,8 @@ class _Server:
         self.where, self.key, self.key_name, self.model = where, key, key_name, model
         self.timeout, self.tries, self.backoff, self.pace = timeout, tries, backoff, pace
         # Its own retries are off: they know neither the stop event nor the other workers.
-        self.client = openai.OpenAI(api_key=key or "none", base_url=url, timeout=timeout, max_retries=0)
+        http = openai.DefaultHttpxClient(event_hooks={"response": [_bounded(timeout)]})
+        self.client = openai.OpenAI(api_key=key or "none", base_url=url, timeout=timeout, max_retries=0, http_client=http)
         # What this model calls a setting; one that it does not take is left out.
         self.names = {name: name for name in ("max_tokens", "temperature", "seed")}
 
@@ -144,7 +149,9 @@ class _Server:
             return None
         if found := getattr(answer, "error", None):  # some routers answer 200 with an error in it
             raise Unavailable(f"{self.where}: {self._clean(found)}. Run again to go on.")
-        return _read(record_id, answer, time.monotonic() - began, sum(len(m["content"].encode()) for m in chat))
+        found = _read(record_id, answer, time.monotonic() - began, sum(len(m["content"].encode()) for m in chat))
+        # What a server says back is kept, and may be trained on.
+        return dataclasses.replace(found, text=found.text.replace(self.key, "[key]")) if self.key else found
 
     def _send(self, chat: list[dict], settings: dict, stop: threading.Event):
         import tenacity
@@ -213,6 +220,34 @@ class _Server:
     def _clean(self, words: object, length: int = 200) -> str:
         text = " ".join(str(words).split())
         return (text.replace(self.key, "[key]") if self.key else text)[:length]
+
+
+def _bounded(timeout: float):
+    """What keeps a body that never ends from filling the memory or holding up the run: a hook on responses, before they are read."""
+    import openai
+
+    # openai 3 goes by httpx2, openai 2 by httpx: the module that its own client comes from.
+    httpx = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
+
+    class Bounded(httpx.SyncByteStream):
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __iter__(self):
+            size, ends = 0, time.monotonic() + SLOWEST * timeout
+            for block in self.stream:
+                size += len(block)
+                if size > LARGEST or time.monotonic() > ends:
+                    raise httpx.ReadTimeout(f"the answer did not end within {LARGEST >> 20} MB and {SLOWEST * timeout:g} s")
+                yield block
+
+        def close(self):
+            self.stream.close()
+
+    def bound(response) -> None:
+        response.stream = Bounded(response.stream)
+
+    return bound
 
 
 def _transient(failure: BaseException | None) -> bool:

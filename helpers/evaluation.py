@@ -10,12 +10,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import decoding, inference, pipeline, prompts, studies
-from .files import UserError, sha256, whole_file, write_json
+from . import bootstrap, decoding, inference, pipeline, prompts, studies
+from .assembly import short
+from .files import UserError, read_lines, read_object, sha256, whole_file, write_json
 from .records import Record
 from .runtime import Run
 
 CONTROL = "control-"
+FILES = ("questions.jsonl", "translation.jsonl")
+_COMMON = {"id": str, "english": str, "truncated": bool, "tokens": int}
+_TRANSLATED = _COMMON | {"system": str}
+_PREDICTED = _COMMON | {"stage": str, "asked": bool, "text": str, "reasoning": str, "answer": str, "well_formed": bool}
 
 
 @dataclass(frozen=True)
@@ -67,50 +72,78 @@ def predict(
 
     All decode greedily. The base model is prompted with few-shot examples everywhere, and on the sentence pairs zero-shot as well; an arm that
     has learnt from Reasoning answers twice, freely and asked for Reasoning. A system already done from the same adapter and data is
-    skipped. Raises `UserError`.
+    skipped. Raises `UserError`, also when another process is at the same system here.
     """
     from . import models
 
     tokenizer = None
     for system in systems(run) if some is None else some:
-        made = _made_from(run, data, system)
         marker = system.folder / "done.json"
         if is_predicted(run, data, system):
             say(f"Predictions of {system.label}: found in the run folder.")
             continue
         say(f"Predictions of {system.label}: {len(data.pairs['test'])} sentences, {len(data.questions['test'])} questions …")
-        tokenizer = tokenizer or models.load_tokenizer(run.profile, say)
-        model = models.load_for_inference(run.profile, system.adapter, say)
-        # The old marker first: an interruption must not leave it beside new predictions.
-        marker.unlink(missing_ok=True)
-        begun = time.monotonic()
-        tokens = _predict_one(run, data, system, (model, tokenizer, run.profile), progress)
-        write_json(marker, {"made_from": made, "seconds": round(time.monotonic() - begun, 1), "tokens": tokens})
+        busy = f"{short(system.folder)}: another notebook or command is making these predictions. Wait for it, or choose another RUN name."
+        with bootstrap.lock(system.folder.with_name(f".{system.folder.name}.lock"), busy=busy):
+            tokenizer = tokenizer or models.load_tokenizer(run.profile, say)
+            model = models.load_for_inference(run.profile, system.adapter, say)
+            # The old marker first: an interruption must not leave it beside new predictions.
+            marker.unlink(missing_ok=True)
+            begun = time.monotonic()
+            tokens = _predict_one(run, data, system, (model, tokenizer, run.profile), progress)
+            made = {"made_from": made_from(run, data, system), "adapter": _weights(system)}
+            write_json(marker, made | {"seconds": round(time.monotonic() - begun, 1), "tokens": tokens})
         del model
         # Models hold reference cycles; two of them at once may not fit on a GPU.
         gc.collect()
 
 
 def is_predicted(run: Run, data: pipeline.Data, system: System) -> bool:
-    """Whether a system's predictions are there, made with this adapter, data, settings and code."""
-    files = (system.folder / name for name in ("questions.jsonl", "translation.jsonl"))
-    return pipeline.is_fresh(system.folder / "done.json", _made_from(run, data, system), *files)
+    """Whether a system's predictions are there, made with this adapter, data, settings and code.
+
+    An adapter that is no longer there (a study keeps small files only) is taken to be the one that its training key describes.
+    """
+    files = (system.folder / name for name in FILES)
+    marker = system.folder / "done.json"
+    if system.adapter and not run.path("reasoning", "manifest.json").exists():
+        return False
+    return pipeline.is_fresh(marker, made_from(run, data, system), *files) and _weights(system) in ("", read_object(marker).get("adapter"))
 
 
 def stale(run: Run, data: pipeline.Data) -> list[str]:
-    """Labels of the systems whose predictions were made with another adapter, data, settings or code."""
-    return [s.label for s in systems(run) if (s.folder / "done.json").exists() and not is_predicted(run, data, s)]
+    """Labels of the systems whose predictions were made from other data or settings."""
+    return [s.label for s in systems(run) if (marker := s.folder / "done.json").exists() and not is_comparable(run, data, marker)]
 
 
-def _made_from(run: Run, data: pipeline.Data, system: System) -> list[str]:
+def older(run: Run, data: pipeline.Data) -> list[str]:
+    """Labels of the systems whose predictions are from these data and settings, but from other code or another adapter."""
+    return [s.label for s in systems(run) if is_comparable(run, data, s.folder / "done.json") and not is_predicted(run, data, s)]
+
+
+def is_comparable(run: Run, data: pipeline.Data, marker: Path) -> bool:
+    """Whether a marker of predictions says that they are from these data and settings, whatever the code."""
+    found = read_object(marker).get("made_from") if marker.exists() else None
+    return isinstance(found, list) and found[:1] == [_settings(run, data)]
+
+
+def _settings(run: Run, data: pipeline.Data) -> str:
+    return pipeline.fingerprint(run.profile.model, run.recipe, data.manifest["files"])
+
+
+def made_from(run: Run, data: pipeline.Data, system: System) -> list[str]:
+    """Hashes of what a system's predictions depend on: settings and data, code, and how its adapter is trained. Raises `UserError`."""
     from . import models
 
-    weights = system.adapter / "adapter_model.safetensors" if system.adapter else None
     return [
-        pipeline.fingerprint(run.profile.model, run.recipe, data.manifest["files"]),
+        _settings(run, data),
         *(sha256(module.__file__) for module in (decoding, inference, models, prompts)),
-        sha256(weights) if weights and weights.exists() else "",
+        pipeline.training_key(run.with_seed(system.seed), data, system.name) if system.adapter else "",
     ]
+
+
+def _weights(system: System) -> str:
+    weights = system.adapter / "adapter_model.safetensors" if system.adapter else None
+    return sha256(weights) if weights and weights.exists() else ""
 
 
 def _predict_one(run: Run, data: pipeline.Data, system: System, model: tuple, progress) -> int:
@@ -170,7 +203,7 @@ def _write(path: Path, rows: Iterable[dict]) -> None:
 
 
 def read(path: Path) -> list[dict]:
-    """The rows of a predictions file. Raises `UserError` when it is missing."""
+    """The rows of a predictions file. Raises `UserError` when it is missing, and for a row that is none, with its line."""
     if not path.exists():
         raise UserError(f"{path} is missing. Run notebook 05 first.")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read_lines(path, **(_TRANSLATED if path.name == "translation.jsonl" else _PREDICTED))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from . import bootstrap, notebooks
-from .files import ROOT, UserError, read_json, write_json
+from .files import ROOT, UserError, read_json, read_object, write_json, write_text
 from .progress import Status, bar, clock, columns, cut, pad
 
 _STATE = "state.json"
@@ -249,11 +249,26 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * scale / 1e9
 
 
+def times(folder: Path) -> str:
+    """Where the time of a run went, a row a code cell that took a second or more, as Markdown; "" where no notebook says."""
+    rows, whole = [], 0.0
+    for path in sorted((folder / "notebooks").glob("*.ipynb")):
+        cells = [c for c in notebooks.code_cells(notebooks.load(path)) if notebooks.role(c) != "injected"]
+        spent = [float(c["metadata"].get("papermill", {}).get("duration") or 0.0) for c in cells]
+        whole += sum(spent)
+        rows.append(f"| **{path.stem}** | | **{clock(sum(spent))}** |")
+        for number, (cell, seconds) in enumerate(zip(cells, spent, strict=True), 1):
+            if seconds >= 1:
+                first = notebooks.text(cell).strip().splitlines()[0].removeprefix("#@title").strip("# ")
+                rows.append(f"| {number} | {cut(first, 70).replace('|', chr(92) + '|')} | {clock(seconds)} |")
+    return "\n".join(["| cell | what it does | time |", "| --- | --- | ---: |", *rows, f"| **all cells** | | **{clock(whole)}** |"]) + "\n" if rows else ""
+
+
 def summary(folder: Path, done: list[Done], say: Callable[[str], None] = print) -> None:
-    """Say the headline numbers of `folder/report/headline.json`, the time per notebook, and where everything is."""
+    """Say the headline numbers of `folder/report/headline.json`, the time per notebook, and where everything is; write `times.md`."""
     headline = folder / "report" / "headline.json"
     if headline.exists():
-        found = {str(k): str(v) for k, v in read_json(headline).items()}
+        found = {str(k): str(v) for k, v in read_object(headline).items()}
         width = max((columns(k) for k in found), default=0)
         say("\nWhat came out")
         for label, value in found.items():
@@ -266,11 +281,14 @@ def summary(folder: Path, done: list[Done], say: Callable[[str], None] = print) 
     say(f"  {'this run':{width}}  {clock(sum(d.seconds for d in fresh)):>8}")
     if fresh and peak_memory_gb():
         say(f"  {'peak memory':{width}}  {peak_memory_gb():>5.1f} GB")
+    if table := times(folder):
+        write_text(folder / "times.md", table)
     say("\nWhere")
     for label, place in (
         ("report", folder / "report" / "report.html"),
         ("", folder / "report" / "report.md"),
         ("figures", folder / "report" / "figures"),
         ("notebooks", folder / "notebooks"),
+        ("times", folder / "times.md"),
     ):
         say(f"  {label:10}{shown(place)}{'' if place.exists() else '  (not written)'}")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import assembly, corpora, evaluation, pipeline, reasoning, studies, training
+from . import assembly, checkpoints, corpora, evaluation, pipeline, reasoning, studies
 from .evaluation import System
-from .files import read_json, whole_file
+from .files import read_json, read_object, whole_file, write_json, write_text
 from .progress import clock
 from .records import Record
 from .runtime import Run
@@ -19,6 +18,9 @@ from .runtime import Run
 # Tokens an S-stage answer takes on average, measured on the default run (S1 18, S2 6, S4 28; with Reasoning 45 more).
 TOKENS = {"S1": 18, "S2": 8, "S3": 8, "S4": 30, "S5": 8}
 REASONED = 45
+# What is kept of training beside the predictions.
+TRAINING = ("log.jsonl", "done.json")
+JUDGED = "judged.jsonl"
 # Without a log of this profile: tokens a second of training (generation: about the same) for each GFLOP/s of the processor and billion parameters.
 PER_GFLOPS = 0.11
 PARAMETERS = {"gemma3-270m": 0.27, "phi-2": 2.8, "phi-3-mini-4k": 3.8, "phi-3.5-mini": 3.8}
@@ -37,8 +39,11 @@ class Job:
     predicted: bool
 
 
-def plan(run: Run) -> list[Job]:
-    """What the study will run, in order, the base model first; seconds are estimates from earlier logs of this profile, else from a probe."""
+def plan(run: Run, kept: Path | None = None) -> list[Job]:
+    """What the study will run, in order, the base model first; seconds are estimates from earlier logs of this profile, else from a probe.
+
+    What lies in `kept` counts as done once the data are there to compare with.
+    """
     # What was made with other settings or code will be made again.
     data = pipeline.load(run) if pipeline.is_curated(run) else None
     put_on = data is not None and run.path("reasoning", "manifest.json").exists()
@@ -48,7 +53,8 @@ def plan(run: Run) -> list[Job]:
     for system in evaluation.systems(run):
         steps, tokens = (0, 0.0) if system.name == "base" else _training(run, questions, system.name)
         trained = system.adapter is None or (put_on and pipeline.is_trained(run.with_seed(system.seed), data, system.name))
-        predicted = trained and data is not None and evaluation.is_predicted(run, data, system)
+        predicted = data is not None and (evaluation.is_predicted(run, data, system) or bool(kept and _is_kept(run, data, system, kept)))
+        trained = trained or predicted
         jobs.append(
             Job(system.name, system.seed, steps, tokens / per_second[0], _to_predict(run, system) / per_second[1], trained, predicted)
         )
@@ -87,14 +93,19 @@ def _rates(run: Run) -> tuple[float, float]:
     """Tokens a second of training and of generation on this machine: what the newest log of this profile says, else a probe."""
     logs, marks = [], []
     for marker in run.folder.parent.glob("*/run.json"):
-        if read_json(marker).get("profile") == run.profile.name:
+        if read_object(marker).get("profile") == run.profile.name:
             logs += marker.parent.glob("arms/*/seed*/log.jsonl")
             marks += marker.parent.glob("predictions/**/done.json")
-    newest = [training.read_log(path, partial=True) for path in _by_age(logs)]
+    newest = [checkpoints.read_log(path, partial=True) for path in _by_age(logs)]
     trained = next((rates for rows in newest if (rates := [row["tokens_per_second"] for row in rows if "tokens_per_second" in row])), None)
-    predicted = next((found["tokens"] / found["seconds"] for path in _by_age(marks) if (found := read_json(path)).get("seconds")), None)
+    predicted = next((rate for path in _by_age(marks) if (rate := _rate(read_object(path)))), None)
     fallback = PER_GFLOPS * _gflops() / PARAMETERS.get(run.profile.name, 0.3) if not (trained and predicted) else 0.0
     return statistics.median(trained) if trained else fallback, predicted or fallback
+
+
+def _rate(marker: dict) -> float:
+    tokens, seconds = marker.get("tokens"), marker.get("seconds")
+    return tokens / seconds if isinstance(tokens, int) and isinstance(seconds, int | float) and seconds > 0 else 0.0
 
 
 def _by_age(paths: list[Path]) -> list[Path]:
@@ -122,9 +133,9 @@ def memory_gb(run: Run) -> float | None:
     """Peak memory that this profile's logs report, in GB (10⁹ bytes); None where there are none yet."""
     found = []
     for marker in sorted(run.folder.parent.glob("*/run.json")):
-        if read_json(marker).get("profile") == run.profile.name:
+        if read_object(marker).get("profile") == run.profile.name:
             for path in marker.parent.glob("arms/*/seed*/log.jsonl"):
-                found += [row["peak_memory_gb"] for row in training.read_log(path, partial=True) if "peak_memory_gb" in row]
+                found += [row["peak_memory_gb"] for row in checkpoints.read_log(path, partial=True) if "peak_memory_gb" in row]
     return max(found, default=None)
 
 
@@ -150,38 +161,93 @@ def execute(
     progress: Callable[[str, int, int], None] = lambda system, done, total: None,
     done: Callable[[System], None] = lambda system: None,
     say: Callable[[str], None] = print,
+    kept: Path | None = None,
 ) -> pipeline.Data:
-    """Curate, put rationales on, then train and evaluate each (arm, seed) in turn; `done` is called after each. Goes on where it stopped.
+    """Curate, put rationales on, then train and evaluate each (arm, seed) in turn; goes on where it stopped, or from the results in `kept`.
 
-    Raises `UserError`.
+    Results in `kept` are taken as they are when data and settings are the same, of older code too: the report says which those are. What an (arm,
+    seed) finished comes to is copied there, and `done` is called. Raises `UserError`.
     """
     data = pipeline.ensure(run, say=say)
+    if kept:
+        _restore_judged(run, kept)
     for number, system in enumerate(evaluation.systems(run)):
         say(f"[{number + 1}/{len(run.study.jobs) + 1}] {system.label}")
-        if system.adapter:
-            pipeline.train_arm(run.with_seed(system.seed), data, system.name, view=view, say=say)
-        evaluation.predict(run, data, some=[system], progress=progress, say=say)
+        if kept and not evaluation.is_predicted(run, data, system) and restore(run, data, system, kept, older=True):
+            say(f"Results of {system.label}: taken from {kept}.")
+        else:
+            if system.adapter and not evaluation.is_predicted(run, data, system):
+                pipeline.train_arm(run.with_seed(system.seed), data, system.name, view=view, say=say)
+            evaluation.predict(run, data, some=[system], progress=progress, say=say)
+        if kept:
+            keep(run, data, system, kept)
         done(system)
     return data
 
 
-def keep(run: Run, system: System, folder: Path) -> None:
+def _place(folder: Path, system: System) -> Path:
+    return folder / (system.name if system.adapter is None else f"{system.name}/seed{system.seed}")
+
+
+def keep(run: Run, data: pipeline.Data, system: System, folder: Path) -> None:
     """Copy the small result files of a system that is done into `folder`: its predictions, compressed, and its training log."""
-    place = folder / (system.name if system.adapter is None else f"{system.name}/seed{system.seed}")
-    for name in ("questions.jsonl", "translation.jsonl"):
+    place = _place(folder, system)
+    for name in evaluation.FILES:
         with whole_file(place / f"{name}.gz", "wb") as f, gzip.GzipFile(fileobj=f, mode="wb", mtime=0, filename="") as g:
             g.write((system.folder / name).read_bytes())
     if system.adapter:
-        facts = read_json(system.adapter.parent / "done.json")
-        rows = training.read_log(system.adapter.parent / "log.jsonl")
-        with whole_file(place / "log.jsonl") as f:
-            f.writelines(json.dumps(row) + "\n" for row in rows)
-        with whole_file(place / "done.json") as f:
-            json.dump(facts, f, indent=1)
+        for name in TRAINING:
+            write_text(place / name, (system.adapter.parent / name).read_text(encoding="utf-8"))
+    write_json(place / "predictions.json", read_json(system.folder / "done.json"))
 
 
-def keep_report(report: Path, folder: Path) -> None:
-    """Copy what a reader of the repository opens: the report, its details, its numbers and its figures as PNG."""
+def restore(run: Run, data: pipeline.Data, system: System, folder: Path, *, older: bool = False) -> bool:
+    """Put back what `keep` copied, where it was made from the same data, settings and (but for `older`) code; whether it was there.
+
+    The adapter is not kept: whoever wants to use it trains it again.
+    """
+    place = _place(folder, system)
+    fresh = pipeline.is_fresh(place / "predictions.json", evaluation.made_from(run, data, system))
+    if not (fresh or older) or not _is_kept(run, data, system, folder):
+        return False
+    for name in evaluation.FILES:
+        with whole_file(system.folder / name, "wb") as f:
+            f.write(gzip.decompress((place / f"{name}.gz").read_bytes()))
+    if system.adapter and not all((system.adapter.parent / name).exists() for name in TRAINING):
+        for name in TRAINING:
+            write_text(system.adapter.parent / name, (place / name).read_text(encoding="utf-8"))
+        if fresh:
+            write_json(system.adapter.parent / "made_from.json", {"made_from": pipeline.training_key(run.with_seed(system.seed), data, system.name)})
+    write_json(system.folder / "done.json", read_json(place / "predictions.json"))
+    return True
+
+
+def _is_kept(run: Run, data: pipeline.Data, system: System, folder: Path) -> bool:
+    """Whether results from the same data and settings lie whole in `folder`."""
+    place = _place(folder, system)
+    files = [*(place / f"{n}.gz" for n in evaluation.FILES), *(place / name for name in TRAINING if system.adapter)]
+    return evaluation.is_comparable(run, data, place / "predictions.json") and all(f.exists() for f in files)
+
+
+def restore_all(run: Run, folder: Path, say: Callable[[str], None] = print) -> pipeline.Data:
+    """The data of a study, and its results that lie in `folder`, put back for a report, those of older code too. Raises `UserError`."""
+    data = pipeline.ensure(run, say=say)
+    _restore_judged(run, folder)
+    for system in evaluation.systems(run):
+        if not evaluation.is_predicted(run, data, system):
+            restore(run, data, system, folder, older=True)
+    return data
+
+
+def _restore_judged(run: Run, folder: Path) -> None:
+    if (folder / JUDGED).exists() and not run.path(JUDGED).exists():
+        write_text(run.path(JUDGED), (folder / JUDGED).read_text(encoding="utf-8"))
+
+
+def keep_report(run: Run, report: Path, folder: Path) -> None:
+    """Copy what a reader of the repository opens: the report, its details, its numbers and its figures as PNG; and what a reader has judged."""
+    if run.path(JUDGED).exists():
+        write_text(folder / JUDGED, run.path(JUDGED).read_text(encoding="utf-8"))
     files = [report / name for name in ("report.md", "details.md", "headline.json", "results.json")]
     for path in (*files, *sorted(report.glob("figures/*.png"))):
         with whole_file(folder / path.relative_to(report), "wb") as f:

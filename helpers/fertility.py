@@ -56,7 +56,7 @@ def _load(name: str, offline: bool, say: Callable[[str], None]) -> Any:
     from transformers import AutoTokenizer
 
     if name == SMOLLM2:
-        return AutoTokenizer.from_pretrained(teachers.smollm2_folder(say))
+        return AutoTokenizer.from_pretrained(teachers.smollm2_folder(say), trust_remote_code=False)
     profile = profiles.PROFILES[name]
     if profile.model.source != "hub":
         return models.load_tokenizer(profile, say)

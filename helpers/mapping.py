@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from . import formats, progress, tables
 from .display import _PLAIN, _escape, _japanese, _table
 from .files import UserError
+from .language import label
 from .records import Record
 
 if TYPE_CHECKING:
@@ -22,15 +23,15 @@ LABELS = {
     "en": "英語の文・質問 / English",
     "answer": "英語の答え / answer",
     "aliases": "別解 / other answers",
-    "reasoning": "英語の解説 / rationale",
+    "reasoning": "英語の説明 / rationale",
     "category": "分類 / category",
-    "hops": "段数 / hops",
+    "hops": "ホップ数 / hops",
     "entities": "題材 / entities",
     "split": "分割 / split",
     "id": "番号 / id",
-    "task": "課題 / task",
+    "task": "タスク / task",
 }
-_NONE = "（なし / none）"
+_NONE = "なし / none"
 _LONGEST = 80  # characters of a cell in the preview
 
 
@@ -48,21 +49,21 @@ def mapping_widget(
     header, shown = tables.preview(raw, rows, sheet)
     guessed = tables.guess_columns(header)
     # Values are positions: a column's name may be empty or there twice.
-    options = [(_NONE, -1), *((progress.cut(name[:80], 40), i) for i, name in enumerate(header))]
+    options = [(f"({label(_NONE)})", -1), *((progress.cut(name[:80], 40), i) for i, name in enumerate(header))]
     wide = {"description_width": "16em"}
     fields = {
         field: w.Dropdown(
             options=options,
             value=header.index(guessed[field]) if field in guessed else -1,
-            description=label,
+            description=label(text),
             style=wide,
             layout=w.Layout(width="34em", max_width="100%"),
         )
-        for field, label in LABELS.items()
+        for field, text in LABELS.items()
     }
     head = [_escape(progress.cut(name[:80], 40)) for name in header]
     cells = [[_japanese(progress.cut(cell[: 2 * _LONGEST], _LONGEST)) for cell in row] for row in shown]
-    button = w.Button(description="読み込む / load", button_style="primary", layout=w.Layout(width="14em"))
+    button = w.Button(description=label("読み込む / load"), button_style="primary", layout=w.Layout(width="14em"))
     status = w.HTML()
 
     def say(*lines: str) -> None:
@@ -75,14 +76,14 @@ def mapping_widget(
             columns = {field: header[box.value] for field, box in fields.items() if box.value >= 0}
             found = tables.read_table(raw, columns, sheet=sheet, license=license, say=notes.append)
             on_records(found)
-            say(f"{len(found):,} 件を読み込みました / {len(found):,} records loaded", *notes)
+            say(label(f"{len(found):,} 件を読み込みました / {len(found):,} records loaded"), *notes)
         except UserError as error:
-            say(f"エラー / error: {error}", *notes)
+            say(f"{label('エラー / error')}: {error}", *notes)
         finally:
             button.disabled = False
 
     button.on_click(load)
-    title = w.HTML(f"<b>最初の {len(shown)} 行 / First {len(shown)} rows</b>")
-    hint = w.HTML("どの列が何かを選んでください。日本語と英語は必須です / Choose what each column is. Japanese and English are required")
+    title = w.HTML(f"<b>{label(f'最初の {len(shown)} 行 / First {len(shown)} rows')}</b>")
+    hint = w.HTML(label("どの列が何かを選んでください。日本語と英語は必須です / Choose what each column is. Japanese and English are required"))
     table = w.HTML(f'<div style="overflow-x:auto;line-height:1.5">{_table(head, cells)}</div>')
     return w.VBox([hint, *fields.values(), button, status, title, table])

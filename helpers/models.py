@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from . import corpora
-from .files import UserError, cache_folder, sha256, whole_folder
+from .files import UserError, cache_folder, read_object, sha256, whole_folder
 from .profiles import Profile
 from .runtime import Device, device
 
@@ -124,10 +124,13 @@ def load_base(profile: Profile, here: Device | None = None, say: Callable[[str],
         lambda: AutoModelForCausalLM.from_pretrained(
             local_folder(profile, say),
             quantization_config=quantisation,
-            device_map={"": 0 if here.kind == "cuda" else "cpu"},
+            # Under accelerate's launcher each process has a GPU of its own.
+            device_map={"": int(os.environ.get("LOCAL_RANK", 0)) if here.kind == "cuda" else "cpu"},
             dtype=here.dtype,
             attn_implementation="sdpa",
             trust_remote_code=False,
+            # Never a pickle.
+            use_safetensors=True,
         ),
     )
     model.config.use_cache = False
@@ -184,7 +187,7 @@ def load_for_inference(
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             if not (folder / name).exists():
                 raise UserError(f"{folder}: {name} is missing. Train this arm first (notebook 03), or give another folder.")
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path", "")
+        base = read_object(folder / "adapter_config.json", base_model_name_or_path=str)["base_model_name_or_path"]
         if Path(base).name != Path(local_folder(profile, say)).name:
             raise UserError(f"{folder}: made for {base!r}, not for {profile.name}. Choose the profile it was trained with.")
         model = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
@@ -194,8 +197,3 @@ def load_for_inference(
     model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
     return model.eval()
 
-
-def load_side_by_side(profile: Profile, adapter: str | Path, say: Callable[[str], None] = print) -> dict:
-    """`base` and `tuned` for the playground; on a GPU both in NF4, because two written out would not fit on a T4."""
-    merge = device().kind == "cpu"
-    return {name: load_for_inference(profile, a, say, merge) for name, a in (("base", None), ("tuned", adapter))}

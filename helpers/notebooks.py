@@ -32,8 +32,9 @@ if root == base / NAME and ADDRESS:
     clone = ["git", "clone", "--depth", "1", f"https://github.com/{{ADDRESS}}.git", root]
     subprocess.run(["git", "-C", root, "pull", "--ff-only"] if (root / ".git").exists() else clone)
 if not (root / "helpers/__init__.py").is_file():
-    raise SystemExit(f"Repository not found. Put the folder {{NAME}} on Google Drive (MyDrive) and mount it, or set "
-                     f"the public address: python -m helpers badges OWNER/NAME (now {{ADDRESS or 'not set'}}).")
+    raise SystemExit(f"Repository not found. Put the folder {{NAME}} into MyDrive, run in a new cell "
+                     "`from google.colab import drive; drive.mount('/content/drive')`, then this cell again "
+                     f"(public address: {{ADDRESS or 'not set'}}).")
 sys.path.insert(0, str(root))
 from helpers import runtime
 runtime.setup()
@@ -49,9 +50,11 @@ def badge_source(name: str, address: str) -> str:
     """Markdown of the badges that open the notebook `name` in Colab and Kaggle; a hint while there is no address."""
     if not address:
         return (
-            f"Colab: put the folder `{REPOSITORY}` on Google Drive and open this notebook from there. / "
-            f"Colab で使うには、フォルダー `{REPOSITORY}` を Google ドライブに置き、"
-            "そこからこのノートブックを開いてください。"
+            f"Colab: put the folder `{REPOSITORY}` into MyDrive and open this notebook from there; *Runtime → Change runtime type → T4 GPU*; run "
+            "`from google.colab import drive; drive.mount('/content/drive')` in a new cell above *Setup*, then all cells. / "
+            f"Colab で使うには、フォルダー `{REPOSITORY}` を Google ドライブの「マイドライブ」に置き、そこからこのノートブックを開いて、"
+            "「ランタイム → ランタイムのタイプを変更」で T4 GPU を選びます。「準備」（Setup）のセルの上に新しいセルを作り、"
+            "`from google.colab import drive; drive.mount('/content/drive')` を実行してから、すべてのセルを実行してください。"
         )
     page = f"{address}/blob/main/notebooks/{name}"
     return (

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import answers, display, evaluation, formats, inference, pipeline, runtime, scoring, studies, tables
 from .assembly import short
-from .files import UserError, read_json, whole_file, write_json
+from .files import UserError, whole_file, write_json
 from .profiles import choose
 from .progress import cut
 from .records import _SURROGATE, Record, RecordError
@@ -32,8 +32,7 @@ def open_run(name: str = "default", profile: str = "auto", study: str = "") -> R
     """
     marker = runtime.runs_folder() / name / "run.json"
     if marker.exists():
-        begun = read_json(marker)
-        begun = begun if isinstance(begun, dict) and isinstance(begun.get("changes"), dict) else {"changes": {}}
+        begun = runtime.read_settings(marker)
         return runtime.open_run(name, profile, study=study or str(begun.get("study", "quick")), **begun["changes"])
     chosen = studies.load(study or "quick")
     wanted = chosen.profile if profile == "auto" else profile

@@ -8,16 +8,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from . import models, reasoning, records
+from . import bootstrap, checkpoints, models, reasoning, records
 from .assembly import SPLITS, Data, curate, fingerprint, hashes, is_curated, is_fresh, load, short, take_in
 from .augmentation import arm_files, augment, compare, for_review, teacher
-from .files import UserError, read_json, write_json, write_text
+from .files import UserError, disk_is_full, read_json, read_object, write_json, write_text
 from .records import Record
 from .runtime import Run
 
 __all__ = [
     "SPLITS", "Data", "arm_files", "arm_folder", "arm_questions", "augment", "compare", "curate", "ensure", "export_log", "fingerprint",
-    "for_review", "is_curated", "is_fresh", "is_trained", "load", "log_frame", "rationales", "take_in", "teacher", "train_arm", "training_logs", "training_summary",
+    "for_review", "is_curated", "is_fresh", "is_trained", "load", "log_frame", "rationales", "take_in", "teacher", "train_arm", "training_key",
+    "training_logs", "training_summary",
 ]  # fmt: skip
 View = Callable[[int], Callable[[dict], None]]
 
@@ -29,7 +30,11 @@ def arm_questions(run: Run, data: Data, arm: str) -> list[Record]:
     Raises `UserError` for another name.
     """
     written = run.path("reasoning", f"train_{arm}.jsonl")
-    manifest = read_json(run.path("reasoning", "manifest.json"))
+    place = run.path("reasoning", "manifest.json")
+    manifest = read_object(place, files=dict, choice=dict)
+    ranking = manifest["choice"].get("ranking")
+    if not isinstance(ranking, list) or not all(isinstance(i, str) for i in ranking):
+        raise UserError(f"{place}, field 'choice': expected a ranking of ids. Run notebook 02 again.")
     if arm == "plain":
         return data.questions["train"]
     if written.name in manifest["files"]:
@@ -40,13 +45,19 @@ def arm_questions(run: Run, data: Data, arm: str) -> list[Record]:
         raise UserError(f"Unknown arm {arm!r}. Known: {known}, and reasoned-P for any percentage P from 1 to 100.")
     accepted = rationales(run)
     # By the manifest's ranking, which a user's own list leads.
-    carriers = manifest["choice"]["ranking"][: round(int(match[1]) / 100 * len(data.questions["train"]))]
+    carriers = ranking[: round(int(match[1]) / 100 * len(data.questions["train"]))]
+    if lacking := [i for i in carriers if i not in accepted]:
+        raise UserError(f"{run.path('reasoning', 'accepted.json')}: no rationale of {lacking[0]!r}, which the manifest beside it names. Run notebook 02 again.")
     return reasoning.mix(data.questions["train"], accepted, 1.0, chosen=carriers)
 
 
 def rationales(run: Run) -> dict[str, str]:
     """The accepted rationale of each training question, by id. Raises `UserError` when notebook 02 has not put them on."""
-    return read_json(run.path("reasoning", "accepted.json"))
+    path = run.path("reasoning", "accepted.json")
+    found = read_object(path)
+    if wrong := next((i for i, text in found.items() if not isinstance(text, str)), None):
+        raise UserError(f"{path}, field {wrong!r}: expected a text. Run notebook 02 again.")
+    return found
 
 
 def arm_folder(run: Run, arm: str) -> Path:
@@ -61,36 +72,68 @@ def train_arm(
 
     The steps on sentence pairs alone are the same in every arm: they are trained once, in `arms/shared`, and each arm goes on from that
     checkpoint, which equals training it whole (tests/test_training.py). `view(steps)` makes the callback that shows
-    progress. Raises `UserError`.
+    progress. Raises `UserError`, also when another process is training this arm here.
     """
-    from . import training
-
     questions = arm_questions(run, data, arm)
+    folder, keys = arm_folder(run, arm), _training_keys(run, data, questions)
+    if _is_done(folder, keys[0]):
+        say(f"Arm {arm}: found trained in {short(folder)}.")
+        return folder
+    busy = f"{short(folder)}: another notebook or command is training this arm. Wait for it, or choose another RUN name."
+    with bootstrap.lock(_lock_of(folder), busy=busy):
+        try:
+            _train_whole(run, data, arm, questions, keys, view, say)
+        except Exception as error:
+            if isinstance(error, UserError):
+                raise
+            # Checkpoints are written and read by libraries that each have a class of their own for what goes wrong.
+            if disk_is_full(error):
+                raise UserError(f"{folder}: the disk is full. Free some space and run again: it goes on from the last checkpoint.") from error
+            if type(error).__name__ in ("UnpicklingError", "SafetensorError") or "PytorchStreamReader" in str(error):
+                raise UserError(
+                    f"{folder}: a file of its last checkpoint is damaged, or holds what no checkpoint of this program does, and was not loaded. "
+                    "Remove that checkpoint and run again: it goes on from the one before."
+                ) from error
+            raise
+    return folder
+
+
+def _train_whole(run: Run, data: Data, arm: str, questions: list[Record], keys: tuple[str, str], view: View, say: Callable[[str], None]) -> None:
+    from . import distributed, training
+
     order = training.plan(run.recipe, data.pairs["train"], questions)
     dev = {"pairs": data.pairs["dev"][: run.recipe.dev_loss_pairs], "questions": data.questions["dev"]}
     folder, shared = arm_folder(run, arm), arm_folder(run, "shared")
-    key, shared_key = _training_keys(run, data, questions)
-    _claim(folder, key, say)
-    if (folder / "done.json").exists() and (folder / "adapter").exists():
-        say(f"Arm {arm}: found trained in {short(folder)}.")
-        return folder
+    _claim(folder, keys[0], say)
     say(f"Arm {arm}: {order.steps} steps, of which {order.shared_steps} on sentence pairs are shared by all arms.")
     progress = view(order.steps)
-    if order.shared_steps and training.last_checkpoint(folder) is None:
-        _claim(shared, shared_key, say)
-        saved = training.last_checkpoint(shared)
-        if saved is None or int(saved.name.split("-")[1]) < order.shared_steps:
-            training.train(run.profile, order, dev, shared, stop_after=order.shared_steps, progress=progress, say=say)
-        training.begin_from(shared, folder)
-    training.train(run.profile, order, dev, folder, progress=progress, say=say)
-    return folder
+    if order.shared_steps and checkpoints.last_checkpoint(folder) is None:
+        with bootstrap.lock(_lock_of(shared), f"{short(shared)}: another notebook or command is training this part; waiting for it …"):
+            _claim(shared, keys[1], say)
+            saved = checkpoints.last_checkpoint(shared)
+            if saved is None or int(saved.name.split("-")[1]) < order.shared_steps:
+                distributed.train(run.profile, order, dev, shared, stop_after=order.shared_steps, progress=progress, say=say)
+            checkpoints.begin_from(shared, folder)
+    distributed.train(run.profile, order, dev, folder, progress=progress, say=say)
+
+
+def _lock_of(folder: Path) -> Path:
+    # Beside the folder: it may be removed while the lock is held.
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _is_done(folder: Path, key: str) -> bool:
+    return is_fresh(folder / "made_from.json", key, folder / "done.json", folder / "adapter" / "adapter_model.safetensors")
 
 
 def is_trained(run: Run, data: Data, arm: str) -> bool:
     """Whether an arm's adapter is there, trained from these data, settings and code. Raises `UserError` for an unknown arm."""
-    folder = arm_folder(run, arm)
-    key, _ = _training_keys(run, data, arm_questions(run, data, arm))
-    return is_fresh(folder / "made_from.json", key, folder / "done.json", folder / "adapter" / "adapter_model.safetensors")
+    return _is_done(arm_folder(run, arm), training_key(run, data, arm))
+
+
+def training_key(run: Run, data: Data, arm: str) -> str:
+    """A short hash of what an arm is trained from: data, settings and code. Raises `UserError` for an unknown arm."""
+    return _training_keys(run, data, arm_questions(run, data, arm))[0]
 
 
 def _training_keys(run: Run, data: Data, questions: list[Record]) -> tuple[str, str]:
@@ -118,11 +161,10 @@ def _claim(folder: Path, key: str, say: Callable[[str], None]) -> None:
 
 def training_logs(run: Run) -> dict[tuple[str, int], list[dict]]:
     """Training log rows of every (arm, seed) of the study that has been begun, and of other arms in the run folder."""
-    from .training import read_log
-
     logs = {(p.parent.parent.name, int(p.parent.name[4:])): p for p in sorted(run.path("arms").glob("*/seed*/log.jsonl"))}
     order = [job for job in run.study.jobs if job in logs] + [job for job in logs if job not in run.study.jobs]
-    return {job: read_log(logs[job]) for job in order if job[0] != "shared"}
+    # An arm that is being trained, or was killed, may end in half a line.
+    return {job: checkpoints.read_log(logs[job], partial=True) for job in order if job[0] != "shared"}
 
 
 def ensure(run: Run, *, train: bool = False, view: View = lambda steps: lambda row: None, say: Callable[[str], None] = print) -> Data:
@@ -154,7 +196,8 @@ def training_summary(run: Run):
     frame.insert(0, "training_loss", questions.loss.agg(lambda s: s.tail(20).mean()))
     frame.insert(0, "peak_memory_gb", arms.peak_memory_gb.max())
     frame.insert(0, "tokens_per_second", arms.tokens_per_second.median())
-    frame.insert(0, "question_targets", questions.target_tokens_seen.agg(lambda s: s.max() - s.min()))
+    before = log[log.phase != "questions"].groupby(job, sort=False).target_tokens_seen.max()
+    frame.insert(0, "question_targets", questions.target_tokens_seen.max() - before)
     frame.insert(0, "target_tokens", arms.target_tokens_seen.max())
     frame.insert(0, "tokens", arms.tokens_seen.max())
     frame.insert(0, "steps", arms.step.max())

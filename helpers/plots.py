@@ -120,6 +120,8 @@ def _numbers(ax: Any, frame: DataFrame, form: str, first: str = INK) -> list[str
         texts.append(text.replace("-", "\N{MINUS SIGN}"))
         where = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 10}
         size = f"\nn = {row.n:,.0f}" if row.n == row.n and frame["n"].nunique() > 1 else ""
+        if size and "seeds" in frame and frame["seeds"].nunique() > 1:
+            size += f", {row.seeds:.0f} seed{'s' * (row.seeds != 1)}"
         ax.text(1.02, at, texts[-1] + size, color=INK if at else first, **where)
     return texts
 
@@ -129,15 +131,17 @@ def forest(frame: DataFrame, unit: str = "percentage points", title: str | None 
            alt: str | None = None) -> Figure:  # fmt: skip
     """Paired differences with 95 % intervals against a zero line; blue above, vermillion below, grey across zero.
 
-    Columns: label, value (in `unit`); optional: low, high, n (pairs).
+    Columns: label, value (in `unit`); optional: low, high, n (pairs), seeds (that the interval is over; one: over the pairs alone), outcome
+    ("improves", "harms" or another: the colour then, because a correction for several comparisons can differ from the interval).
     """
-    frame = _table(frame, ("label", "value"), ("value", "low", "high", "n"))
+    frame = _table(frame, ("label", "value"), ("value", "low", "high", "n", "seeds"), outcome="")
     frame = frame.dropna(subset="value").reset_index(drop=True)
     if frame.empty:
         return _nothing(title, alt)
     figure, ax = _rows(list(frame["label"]), _caption(frame, f"difference, {unit}"), each=0.44)
     ax.axvline(0, color=INK, linewidth=1)
-    above, below = frame["low"] > 0, frame["high"] < 0
+    corrected = bool((frame["outcome"] != "").any())
+    above, below = (frame["outcome"] == "improves", frame["outcome"] == "harms") if corrected else (frame["low"] > 0, frame["high"] < 0)
     for at in range(len(frame)):
         part = frame.loc[[at]]
         colour = BLUE if above[at] else VERMILLION if below[at] else GREY
@@ -149,13 +153,16 @@ def forest(frame: DataFrame, unit: str = "percentage points", title: str | None 
     clear = list(frame["label"][above | below])
     if len(frame) == 1:
         finding = f"{frame['label'][0]}: {texts[0]} {unit}"
-        finding += "" if frame["low"].isna()[0] else ", clear of zero" if clear else ", not clear of zero"
+        finding += "" if frame["low"].isna()[0] else f", {'' if clear else 'not '}clear of zero"
     elif frame["low"].isna().all():
         finding = f"Largest difference: {frame['label'][frame['value'].abs().idxmax()]}"
     else:
-        verb = "is" if len(clear) < 2 else "are"
-        finding = f"{len(clear) or 'None'} of {len(frame)} differences {verb} clear of zero"
+        verb = ("holds" if len(clear) < 2 else "hold") if corrected else "is" if len(clear) < 2 else "are"
+        finding = f"{len(clear) or 'None'} of {len(frame)} differences {verb} {'after correction' if corrected else 'clear of zero'}"
         finding += f": {', '.join(clear)}" if 0 < len(clear) <= 2 else ""
+        if frame["seeds"].nunique() > 1:
+            each = (above | below).groupby(frame["seeds"]).agg(["sum", "size"]).sort_index(ascending=False)
+            finding += f" ({', '.join(f'{k} of {m} with {n:.0f} seed' + 's' * (n != 1) for n, k, m in each.itertuples())})"
     words = "; ".join(f"{a} {t}" for a, t in zip(frame["label"], texts, strict=True))
     return _finish(figure, title or finding, alt or f"Forest plot of paired differences in {unit}: {words}.")
 
@@ -243,8 +250,7 @@ def dose(frame: DataFrame, title: str | None = None, alt: str | None = None) -> 
             # Apart by a point of the axis, or the intervals of the two stages would lie on each other.
             ax.errorbar(part["percent"] + 1.2 * number, part["value"], yerr=_errors(part), label=stage, **look)
             words.append(f"{which} {stage}: " + ", ".join(f"{p:.0f} % {v:.1f}" for p, v in zip(part["percent"], part["value"], strict=True)))
-            best = part.loc[part["value"].idxmax()]
-            gains[which, stage] = (best["percent"], best["value"])
+            gains[which, stage] = f"{part['value'].iloc[0]:.1f} → {part['value'].iloc[-1]:.1f} %"
         ax.set_title({"authored": "authored questions", "control": "positive control"}.get(which, which), fontsize=11)
         ax.set_xticks(sorted(set(frame["percent"])))
         ax.set_xlabel("training questions with Reasoning, %")
@@ -253,5 +259,7 @@ def dose(frame: DataFrame, title: str | None = None, alt: str | None = None) -> 
     axes[0].set_ylabel("accuracy, %")
     handles, labels = axes[0].get_legend_handles_labels()
     _legend(figure, handles, [f"{name}: {STAGES[name]}" if name in STAGES else name for name in labels])
-    finding = "Highest " + "; ".join(f"{s} on {w}: {v:.1f} % at {p:.0f} % Reasoning" for (w, s), (p, v) in gains.items() if s == "S4" or len(gains) == 1)
+    lowest, highest = (f"{p:.0f} %" for p in (frame["percent"].min(), frame["percent"].max()))
+    said = ", ".join(f"{s} on {w} {ends}" for (w, s), ends in gains.items() if s == "S4" or len(gains) == 1)
+    finding = f"From {lowest} to {highest} Reasoning: {said}"
     return _finish(figure, title or finding, alt or f"Accuracy in percent against the share with Reasoning. {'; '.join(words)}.")

@@ -151,6 +151,49 @@ PROFILES: dict[str, Profile] = {
             ),
             _T4,
         ),
+        Profile(
+            "phi-4-mini",
+            Model(
+                "hub",
+                "microsoft/Phi-4-mini-instruct",
+                "phi-4",
+                ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+                "MIT",
+                "https://huggingface.co/microsoft/Phi-4-mini-instruct",
+            ),
+            _T4,
+        ),
+        # Pretrained models, trained on the plain prompt, and their chat versions, in the prompt style of their family. Names and licences: their
+        # model cards. Gemma 3 4B is not here: AutoModelForCausalLM gives it its vision tower, whose q_proj, k_proj and v_proj match the LoRA targets.
+        *(
+            Profile(
+                name,
+                Model(
+                    "hub",
+                    identifier,
+                    style,
+                    LLAMA_TARGETS,
+                    licence,
+                    f"https://huggingface.co/{identifier}",
+                    fp16_safe=not name.startswith("gemma3"),
+                ),
+                _T4,
+            )
+            for name, identifier, style, licence in (
+                ("llama-3-8b", "meta-llama/Meta-Llama-3-8B", "text", "Meta Llama 3 Community License"),
+                ("llama-3-8b-instruct", "meta-llama/Meta-Llama-3-8B-Instruct", "llama-3", "Meta Llama 3 Community License"),
+                ("gemma3-1b", "google/gemma-3-1b-pt", "text", "Gemma Terms of Use"),
+                ("gemma3-1b-it", "google/gemma-3-1b-it", "gemma", "Gemma Terms of Use"),
+                ("qwen2.5-1.5b", "Qwen/Qwen2.5-1.5B", "text", "Apache-2.0"),
+                ("qwen2.5-1.5b-instruct", "Qwen/Qwen2.5-1.5B-Instruct", "qwen-2.5", "Apache-2.0"),
+                ("qwen2.5-3b", "Qwen/Qwen2.5-3B", "text", "Qwen Research License"),
+                ("qwen2.5-3b-instruct", "Qwen/Qwen2.5-3B-Instruct", "qwen-2.5", "Qwen Research License"),
+                ("qwen3-1.7b", "Qwen/Qwen3-1.7B-Base", "text", "Apache-2.0"),
+                ("qwen3-1.7b-chat", "Qwen/Qwen3-1.7B", "qwen-3", "Apache-2.0"),
+                ("qwen3-4b", "Qwen/Qwen3-4B-Base", "text", "Apache-2.0"),
+                ("qwen3-4b-chat", "Qwen/Qwen3-4B", "qwen-3", "Apache-2.0"),
+            )
+        ),
         *(
             Profile(
                 name,

@@ -6,11 +6,13 @@ exactly the tokens it meets at inference.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .files import UserError
 from .records import Record
 
 IGNORED = -100
@@ -23,6 +25,8 @@ INSTRUCTIONS = {
 }
 _CUES = {"translate": "English:", "multistep": "English:", "answer": "", "direct": ""}
 _FIELD = re.compile(r"^(English|Reasoning|Answer):[ \t]*", re.MULTILINE)
+_MARKER = re.compile(r"</?\|?\w+\|?>")
+_WAY_OUT = "Choose the PROFILE of this model's own family: MODEL_ID takes the prompt style of the profile beside it."
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,36 @@ class PromptStyle:
     after: str = "\n"
     end: str = ""
 
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The special tokens among its parts, each once."""
+        return tuple(dict.fromkeys(_MARKER.findall(self.before + self.after + self.end)))
 
-# phi-2: "Instruct: … Output:" (model card). Phi-3: <|user|> … <|end|> <|assistant|> (model card).
+
+# phi-2: "Instruct: … Output:" (model card). Phi-3: <|user|> … <|end|> <|assistant|> (model card); Phi-4-mini: the same without line breaks
+# (model card). Gemma 3: ai.google.dev/gemma/docs/core/prompt-structure. Llama 3: llama.com, "Model Cards & Prompt formats".
+# Qwen2.5, Qwen3: the chat template in their tokenizer_config.json. What these put in unasked stands here as well, so that the prompt is the
+# one that the model knows and `apply_chat_template` makes: Qwen2.5's system message; in Qwen3 the empty thinking block of
+# enable_thinking=False, because Reasoning is a line of the completion here.
 STYLES: dict[str, PromptStyle] = {
     "text": PromptStyle(),
     "phi-2": PromptStyle("Instruct: ", "\nOutput:\n"),
     "phi-3": PromptStyle("<|user|>\n", "<|end|>\n<|assistant|>\n", "<|end|>"),
+    "phi-4": PromptStyle("<|user|>", "<|end|><|assistant|>", "<|end|>"),
+    "gemma": PromptStyle("<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", "<end_of_turn>"),
+    "llama-3": PromptStyle(
+        "<|start_header_id|>user<|end_header_id|>\n\n",
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|eot_id|>",
+    ),
+    "qwen-2.5": PromptStyle(
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_end|>",
+    ),
+    "qwen-3": PromptStyle(
+        "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", "<|im_end|>"
+    ),
 }
 
 
@@ -92,14 +120,35 @@ def encode_prompt(tokenizer, text: str) -> list[int]:
 
 
 def _wants_bos(tokenizer) -> bool:
-    # phi-2's tokenizer names <|endoftext|> as bos as well as eos, and its model was not trained with one in front.
+    # phi-2's tokenizer names <|endoftext|> as bos as well as eos, and its model was not trained with one in front; so does Phi-4-mini's, whose
+    # chat template puts none there.
     return tokenizer.bos_token_id is not None and tokenizer.bos_token_id != tokenizer.eos_token_id
 
 
 def end_id(tokenizer, style: str) -> int:
-    """The id of the token that closes a completion in this style."""
-    end = STYLES[style].end
-    return tokenizer.convert_tokens_to_ids(end) if end else tokenizer.eos_token_id
+    """The id of the token that closes a completion in this style.
+
+    Raises `UserError` for a tokenizer that lacks it, or that cuts one of the style's special tokens into pieces.
+    """
+    if STYLES[style].markers:
+        return _checked_end(tokenizer, style)
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"Prompt style {style!r}: expected the tokenizer to name an end-of-sequence token, found none. {_WAY_OUT}"
+        )
+    return tokenizer.eos_token_id
+
+
+# Asked for every example, found once for each tokenizer.
+@functools.lru_cache(maxsize=8)
+def _checked_end(tokenizer, style: str) -> int:
+    for marker in STYLES[style].markers:
+        found = tokenizer.tokenize(marker)
+        if marker not in found:
+            raise UserError(
+                f"Prompt style {style!r}: expected {marker} to be one token of the tokenizer, found {len(found)}. {_WAY_OUT}"
+            )
+    return tokenizer.convert_tokens_to_ids(STYLES[style].end)
 
 
 def encode_example(tokenizer, style: str, stage: str, record: Record) -> dict[str, list[int]]:

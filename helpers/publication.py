@@ -13,6 +13,7 @@ from .runtime import runs_folder
 
 _KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+_FORM = "(A form: run the notebook to use it. / フォームです。ノートブックを実行すると使えます。)"
 
 
 def publish(run_folder: Path, folder: Path = NOTEBOOKS, root: Path = ROOT) -> list[Path]:
@@ -83,7 +84,10 @@ def _clean(output: dict, places: list[tuple[str, str]]) -> dict:
         shown = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
         return {**output, "text": _scrubbed(shown, places).splitlines(keepends=True)}
     data = {}
+    form = _WIDGET in output.get("data", {})
     for kind, value in output.get("data", {}).items():
+        if form and kind == "text/plain":
+            value = _FORM
         if not kind.endswith("json") and isinstance(value, list):
             value = "".join(value)  # a path may straddle two of the lines that nbformat cuts a text into
         if not kind.startswith("image/") or kind == "image/svg+xml":

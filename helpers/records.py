@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .answers import normalise_answer
 from .files import UserError, whole_file
 
 TASKS = ("translate", "qa")
@@ -93,6 +94,8 @@ def problem(value: object) -> tuple[str, str] | None:
         return "task", f"one of {', '.join(TASKS)}, found {value['task']!r}"
     if value["task"] == "qa" and not value.get("answer", "").strip():
         return "answer", "a non-empty string for task qa"
+    if value["task"] == "qa" and not normalise_answer(value["answer"]):
+        return "answer", f"a text with a letter or digit in it, or no answer could match it, found {value['answer'][:40]!r}"
     hops = value.get("hops", 1)
     if not isinstance(hops, int) or isinstance(hops, bool) or hops < 1:
         return "hops", f"a whole number of at least 1, found {hops!r}"

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import html
 import re
+from collections import Counter
 from pathlib import Path
 
 from . import claims, curves, figure_style, pipeline, plots
@@ -18,10 +19,13 @@ LEAD = "reasoned-33"
 
 _STYLE = """body{font:16px/1.55 system-ui,"Noto Sans JP","Hiragino Sans",sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{font-size:1.6rem;line-height:1.25}h2{font-size:1.15rem;margin-top:1.8rem}img{max-width:100%;height:auto}
-table{border-collapse:collapse;font-size:.86rem;margin:.8rem 0}td,th{border-bottom:1px solid #ddd;padding:.3rem .6rem;text-align:left;vertical-align:top}
+table{border-collapse:collapse;font-size:.86rem;margin:.8rem 0}td,th{border-bottom:1px solid #ddd;padding:.3rem .6rem;text-align:left;vertical-align:top;overflow-wrap:anywhere}
+th{overflow-wrap:normal}td:first-child{min-width:7em}td:not(:nth-child(4)){word-break:normal;overflow-wrap:break-word}
 .v{background:#eef4fa;border-left:4px solid #0072b2;padding:.7rem 1rem}
 summary{cursor:pointer;font-weight:600;margin-top:2rem}
-@media print{body{margin:0;max-width:none}h2{break-after:avoid}img,table{break-inside:avoid}}"""
+@page{margin:13mm}
+@media print{body{margin:0;max-width:none;padding:0;font-size:9.5pt;line-height:1.4}h1{font-size:14pt;margin:0 0 .4em}h2{font-size:11pt;margin:.8em 0 .2em;break-after:avoid}
+p{margin:.5em 0}table{font-size:8pt;margin:.4em 0}td,th{padding:.15em .5em}.v{padding:.4em .8em}img{display:block;max-height:48mm;max-width:75%;margin:auto}img[alt^="Paired"]{max-height:90mm}tr,img{break-inside:avoid}}"""
 
 
 def headline(run: Run, results: Results) -> dict[str, str]:
@@ -64,10 +68,13 @@ def answer(results: Results) -> str:
         rows = {r["stage"]: r for r in verdicts(results) if r["set"] == which}
         if not rows:
             continue
-        found = rows["S4"]
-        said = words.get(found["outcome"], f"makes no detectable difference (an effect of {found['mde']:.1f} points would have been found four times in five)")
-        parts.append(f"{kinds[which]} it {said}: {found['value']:+.1f} points [{found['low']:+.1f}, {found['high']:+.1f}] in one call (S4), "
-                     f"{rows['S2']['value']:+.1f} [{rows['S2']['low']:+.1f}, {rows['S2']['high']:+.1f}] from the gold English (S2)")  # fmt: skip
+        said = words.get(rows["S4"]["outcome"], "makes no detectable difference")
+        numbers = [
+            f"{r['value']:+.1f}{' points' * (stage == 'S4')} [{r['low']:+.1f}, {r['high']:+.1f}] {way} ({stage}; "
+            + (r["outcome"] if r["outcome"] in words else f"p = {r['p_holm']:.2g} after correction, {r['mde']:.1f} points would have been found four times in five") + ")"
+            for stage, way in (("S4", "in one call"), ("S2", "from the gold English")) if (r := rows.get(stage))
+        ]
+        parts.append(f"{kinds[which]} it {said}: {', '.join(numbers)}")
     if not parts:
         return "Only one arm was trained, so there is no verdict."
     return "Reasoning on a third of the training questions, against none: " + "; ".join(parts) + "."
@@ -148,6 +155,10 @@ def _blocks(run: Run, results: Results, paths: dict):
     if "forest" in paths:
         yield "h2", "Against no Reasoning, question by question"
         yield "figure", "forest", "Paired differences between each arm and plain"
+        yield "p", (
+            "Colour: the difference holds after Holm's correction for all arms and stages compared on these questions; an interval is of one difference alone, "
+            "so a grey one may lie beside zero."
+        )
     yield "h2", "Where the multistep task breaks"
     yield "p", broken_step(results)
     yield "figure", "stages", "Accuracy at the stages S2 to S5 for each arm"
@@ -158,15 +169,22 @@ def _blocks(run: Run, results: Results, paths: dict):
     yield "h2", "Examples (one call, held-out questions)"
     yield "table", *_examples(results, 2)
     yield "h2", "Limits"
-    seeds = len({s for _, s in trained})
+    each = Counter(arm for arm, _ in trained).values()
+    seeds = max(each, default=0)
+    uneven = "" if len(set(each)) == 1 else "An arm has between {} and {} of them, and a comparison takes those that both arms have: of an arm with one seed the interval covers the test items alone. ".format(min(each, default=0), seeds)
     yield (
         "p",
         ("One seed: the intervals cover the choice of test items, not that of the seed. " if seeds == 1 else
-         f"{seeds} seeds: the intervals cover test items and seeds, the latter from few. The third that carries Reasoning is the same in all. ")
+         f"{seeds} seeds: the intervals cover test items and seeds, the latter from few. {uneven}The third that carries Reasoning is the same in all. ")
         + "Exact match counts a right answer in other words as wrong unless it is a listed alias; the lenient score stands in the details. The base model "
         f"gets {run.recipe.few_shot} few-shot examples; the tuned arms get none."
         + (" The positive control's training and test problems come from one generator, with other words and numbers." if "control" in data else ""),
     )  # fmt: skip
+    if results.older:
+        yield "p", (
+            f"Made by an earlier version of the code that trains and decodes, from the same data, model and settings: "
+            f"{', '.join(results.older) if len(results.older) < 5 else f'{len(results.older)} of {len(trained) + 1} systems'}."
+        )
     yield "p", "Sentence pairs: Tatoeba (tatoeba.org), CC BY 2.0 FR. Questions: this project, CC BY 4.0."
 
 
@@ -197,9 +215,17 @@ def broken_step(results: Results) -> str:
     return (
         "A wrong one-call answer (S4) is laid to its first broken step: S2 (from the gold English) wrong means knowledge/reasoning, S2 right and S3 "
         f"(two calls, own translation) wrong means translation, S3 right and S4 wrong means chaining. Authored questions, {'; '.join(said)}."
-        + (f" A reader who had not seen the rule's word named the same step in {found['agree']:.0f} % of {found['n']} wrong answers (Cohen's kappa "
-           f"{found['kappa']:.2f})." if (found := results.agreement) else "")
+        + (f" A reader who followed the chain from its beginning, without the rule's word, named the same step in {found['agree']:.0f} % of {found['n']} wrong "
+           f"answers (Cohen's kappa {found['kappa']:.2f}): {_named(found['confusion'])}. The rule asks whether perfect English would have been answered rightly, "
+           "the reader what goes wrong first; where they part, more than one step is broken." if (found := results.agreement) else "")
     )  # fmt: skip
+
+
+def _named(confusion: list[dict]) -> str:
+    counts: dict[str, int] = {}
+    for row in confusion:
+        counts[row["reader"]] = counts.get(row["reader"], 0) + row["n"]
+    return ", ".join(f"{step} in {n}" for step, n in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def _overview(results: Results) -> tuple[tuple[str, ...], list[tuple]]:
@@ -218,25 +244,35 @@ def _overview(results: Results) -> tuple[tuple[str, ...], list[tuple]]:
 def _examples(results: Results, most: int | None = None) -> tuple[tuple[str, ...], list[tuple]]:
     kept = list(dict.fromkeys(e["id"] for e in results.examples))[:most]
     return ("Question", "Gold", "System", "English / Reasoning / Answer", ""), [
-        (e["question"], e["gold"], e["system"], " / ".join(filter(None, (e["english"], e["reasoning"], e["answer"]))), "right" if e["right"] else "wrong")
+        # The base model may go on with zeros to the end of its budget.
+        (e["question"], e["gold"], e["system"], " / ".join(_short(e[part], 300 if part == "reasoning" else 120) for part in ("english", "reasoning", "answer") if e[part]),
+         "right" if e["right"] else "wrong")
         for e in results.examples
         if e["id"] in kept
     ]
 
 
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def _details(run: Run, results: Results, paths: dict):
+    seeds = max((r["seeds"] for r in results.paired), default=1)
     if "forest" in paths:
         yield "h2", "Every arm against plain, at the primary stages"
         yield (
             "table",
             ("Arm, stage, questions", "Difference, points", "By seed", "Only it right", "Only plain right", "p (Holm)", "Outcome", "Detectable from"),
             [
-                (r["label"], _difference(r), " ".join(f"{d:+.1f}" for d in r["by_seed"]), r["only_a"], r["only_b"], f"{r['p_holm']:.3g}", r["outcome"],
+                (r["label"], _difference(r), " ".join(f"{d:+.1f}" for d in r["by_seed"]), r["only_a"], r["only_b"], f"{r['p_holm']:.3g}",
+                 r["outcome"] + (" (one seed: its choice is not covered)" if r["seeds"] == 1 < seeds else ""),
                  f"{r['mde']:.1f} points")
                 for r in primary(results)
             ],
         )  # fmt: skip
     if "dose" in paths:
+        shared = max(r["seeds"] for r in results.dose)
+        yield "p", f"Over the {'seed' if shared == 1 else f'{shared} seeds'} that every dose has:"
         yield "figure", "dose", "Accuracy against the share of training questions with Reasoning"
     yield "h2", "Every stage"
     yield "figure", "broken_steps", "S4 outcomes by first broken step for each arm"
@@ -292,7 +328,8 @@ def _markdown(block: tuple, paths: dict) -> str:
 def _cell(value: object) -> str:
     """Text for a cell of a Markdown table; Markdown passes HTML through, so it is escaped here too."""
     text = html.escape(" ".join(str(value).split()), quote=False)
-    return re.sub(r"([\\|`*_])", r"\\\1", text)
+    # "](" would make a link, or fetch an image from elsewhere, out of what a model wrote.
+    return re.sub(r"([\\|`*_])", r"\\\1", text).replace("](", "]\\(")
 
 
 def _html(block: tuple, paths: dict) -> str:

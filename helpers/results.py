@@ -39,6 +39,7 @@ class Results:
     examples: list[dict]
     signatures: dict[str, str]
     agreement: dict[str, object] = field(default_factory=dict)
+    older: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def results(run: Run, data: pipeline.Data) -> Results:
         translation, gain, _question_translation(arms, gold), list(_stages(arms, sets)), list(_by_seed(scored, sets)),
         list(_groups(arms, gold)), list(_broken(arms, ids["authored"])), _paired(arms, sets),
         list(_chain(arms, ids["authored"])), list(_dose(arms, sets)),
-        _examples(arms, gold), signatures, agreement.of(run, data),
+        _examples(arms, gold), signatures, agreement.of(run, data), evaluation.older(run, data),
     )  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from . import gates
 from .display import _PLAIN, PARTS, _escape, _japanese
 from .edits import EDITABLE, EditStore, current
 from .files import UserError
+from .language import label
+from .playground import one_line
 from .records import Record
-from .widgets import _folded, _one_line
 
 if TYPE_CHECKING:
     from ipywidgets import HTML, Button, Widget
@@ -27,11 +28,11 @@ STATES = {
     "accept": "採用 / accepted",
     "edit": "編集済み / edited",
     "reject": "除外 / rejected",
-    "changed": "元の文が変わったので再確認 / changed since it was decided on",
+    "changed": "判断後に変更あり・要再確認 / changed since it was decided on",
 }
-BUTTONS = {"accept": "採用 / Accept (a)", "edit": "編集 / Edit (e)", "reject": "除外 / Reject (r)"}
+BUTTONS = {"accept": "採用 / Accept", "edit": "編集 / Edit", "reject": "除外 / Reject"}  # the first letter is the key
 STYLES = {"accept": "success", "edit": "info", "reject": "danger"}
-MOVES = {"previous": "← 前 / previous (p)", "next": "次 / next (n) →", "undo": "取り消し / Undo (u)"}
+MOVES = {"previous": "前 / previous", "next": "次 / next", "undo": "取り消し / Undo"}
 # What a key gives: itself, or the kana that a Japanese input method makes of it.
 COMMANDS = {
     "a": "accept", "あ": "accept", "ア": "accept",
@@ -46,12 +47,16 @@ _LINE = "28px"  # what a line of text takes: a note that comes up must not push 
 _OPEN = "編集中です。先に保存するか中止してください / an edit is open: save or cancel it first"
 
 
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
 def _line(text: str) -> str:
     return f"<span {_PLAIN}>{_escape(text)}</span>"
 
 
 def _error(error: BaseException) -> str:
-    return _line(f"エラー / error: {_one_line(error)}")
+    return _line(f"{label('エラー / error')}: {one_line(error)}")
 
 
 def _focus(widget: Widget) -> None:
@@ -66,7 +71,7 @@ def _mark(buttons: Mapping[str, Button], state: str) -> None:
 
 
 def _card(record: Record, head: str, fields: Sequence[str]) -> str:
-    lines = [f"<b>{FIELDS[f]}</b>: {_japanese(getattr(record, f))}" for f in fields if getattr(record, f)]
+    lines = [f"<b>{label(FIELDS[f])}</b>: {_japanese(getattr(record, f))}" for f in fields if getattr(record, f)]
     style = "border-top:1px solid rgba(128,128,128,.5);padding:4px 8px;line-height:1.5;overflow-wrap:anywhere"
     return f'<div {_PLAIN} style="{style}">{"<br>".join([head, *lines])}</div>'
 
@@ -84,10 +89,10 @@ class _Editor:
 
         # Of the width "100%" the right edge is cut off: the margins come on top.
         wide, size = {"description_width": "10em"}, w.Layout(width="auto", height="5em")
-        self.areas = {f: w.Textarea(description=FIELDS[f], style=wide, layout=size) for f in fields}
+        self.areas = {f: w.Textarea(description=label(FIELDS[f]), style=wide, layout=size) for f in fields}
         self.title, self.note, self.record = w.HTML(), w.HTML(), None
         self._save, self._left = save, left
-        keep, stop = w.Button(description="保存 / Save", button_style="primary"), w.Button(description="中止 / Cancel")
+        keep, stop = w.Button(description=label("保存 / Save"), button_style="primary"), w.Button(description=label("中止 / Cancel"))
         keep.on_click(self._keep)
         stop.on_click(self._leave)
         self.widget = w.VBox([self.title, *self.areas.values(), w.HBox([keep, stop]), self.note])
@@ -96,7 +101,7 @@ class _Editor:
     def open(self, record: Record) -> None:
         """Show the texts of a record."""
         self.record, self.note.value = record, ""
-        self.title.value = _line(f"編集 / editing: {record.id}")
+        self.title.value = _line(f"{label('編集 / editing')}: {record.id}")
         for name, area in self.areas.items():
             area.value = getattr(record, name)
         self.widget.layout.display = None
@@ -116,7 +121,7 @@ class _Editor:
         typed = {name: area.value.strip() for name, area in self.areas.items()}
         changes = {name: text for name, text in typed.items() if text != getattr(self.record, name)}
         if not changes:
-            self.note.value = _line("変更がありません / nothing has been changed")
+            self.note.value = _line(label("変更がありません / nothing has been changed"))
             return
         try:
             self._save(self.record, changes)
@@ -145,16 +150,16 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
 
     def options(values: Sequence[str]) -> list[tuple[str, str]]:
         counts = sorted(Counter(values).items())
-        return [(f"すべて / all ({len(values):,})", _EVERYTHING), *((f"{v or '–'} ({n:,})", v) for v, n in counts)]
+        return [(f"{label('すべて / all')} ({len(values):,})", _EVERYTHING), *((f"{v or '–'} ({n:,})", v) for v, n in counts)]
 
     def dropdown(description: str, choices: list[tuple[str, str]]):
         return w.Dropdown(options=choices, value=_EVERYTHING, description=description, style=wide, layout=narrow)
 
-    search = w.Text(placeholder="日本語 / English", description="検索 / Search", style=wide, layout=narrow)
-    category = dropdown("分類 / Category", options([r.category for r in records]))
-    split = dropdown("分割 / Split", options([r.split for r in records]))
-    state = dropdown("状態 / State", [("すべて / all", _EVERYTHING), *((label, key) for key, label in STATES.items())])
-    back, forth = w.Button(description="← 前 / previous"), w.Button(description="次 / next →")
+    search = w.Text(placeholder=label("日本語か英語で / Japanese or English"), description=label("検索 / Search"), style=wide, layout=narrow)
+    category = dropdown(label("分類 / Category"), options([r.category for r in records]))
+    split = dropdown(label("分割 / Split"), options([r.split for r in records]))
+    state = dropdown(label("状態 / State"), [(label("すべて / all"), _EVERYTHING), *((label(text), key) for key, text in STATES.items())])
+    back, forth = w.Button(description=f"← {label('前 / previous')}"), w.Button(description=f"{label('次 / next')} →")
     where, note = w.HTML(), w.HTML(layout=w.Layout(min_height=_LINE))
 
     def now() -> list[tuple[Record, str]]:
@@ -183,8 +188,8 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
         pages = max(1, -(-len(found) // page_size))
         page = min(max(number, 0), pages - 1)
         back.disabled, forth.disabled = page == 0, page == pages - 1
-        count = f"{page + 1:,} / {pages:,} ({len(found):,} 件 / records)"
-        where.value = _line(count if found else f"{count} · 該当なし / nothing found")
+        count = f"{page + 1:,} / {pages:,} ({len(found):,} {label('件 / records')})"
+        where.value = _line(count if found else f"{count} · {label('該当なし / nothing found')}")
         part, decisions = found[page * page_size : (page + 1) * page_size], store.decisions()
         place(editor.record)
         for i, (text, buttons, remark, box) in enumerate(rows):
@@ -192,13 +197,13 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
             box.layout.display = None if i < len(part) else "none"
             if i < len(part):
                 shown, verdict = current(part[i], decisions.get(part[i].id))
-                head = " · ".join(_escape(t) for t in (shown.id, shown.category, shown.split, STATES[verdict]) if t)
+                head = " · ".join(_escape(t) for t in (shown.id, shown.category, shown.split, label(STATES[verdict])) if t)
                 text.value = _card(shown, head, tuple(FIELDS))
                 _mark(buttons, verdict)
 
     def press(i: int, verdict: str) -> None:
         if editor.record is not None:
-            rows[i][2].value = _line(f"{_OPEN}: {editor.record.id}")
+            rows[i][2].value = _line(f"{label(_OPEN)}: {editor.record.id}")
             return
         original = found[page * page_size + i]
         shown, _ = current(original, store.decisions().get(original.id))
@@ -210,13 +215,13 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
 
     def decide(record: Record, verdict: str, changes: dict[str, str]) -> None:
         store.decide(record, verdict, changes)
-        note.value = _line(f"保存しました / saved: {record.id} – {STATES[verdict]}")
+        note.value = _line(f"{label('保存しました / saved')}: {record.id} – {label(STATES[verdict])}")
         # The page stays as it is, filter or no filter: a row that moved would take a second click meant for this one.
         show(page)
 
     def undo() -> None:
         taken = store.undo({r.id for r in records})
-        note.value = _line(f"取り消しました / undone: {taken}" if taken else "取り消すものがありません / nothing to undo")
+        note.value = _line(f"{label('取り消しました / undone')}: {taken}" if taken else label("取り消すものがありません / nothing to undo"))
         show(page)
 
     def guarded(action: Callable[[], None], line: HTML = note) -> Callable:
@@ -233,7 +238,7 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
     for i in range(page_size):
         text, buttons, remark = w.HTML(layout=w.Layout(flex="1 1 24em")), {}, w.HTML()
         for name in BUTTONS:
-            buttons[name] = w.Button(description=BUTTONS[name].rsplit(" (", 1)[0], layout=w.Layout(width="9em"))
+            buttons[name] = w.Button(description=label(BUTTONS[name]), layout=w.Layout(width="9em"))
             buttons[name].on_click(guarded(lambda i=i, name=name: press(i, name), remark))
         row = w.HBox([text, w.HBox(list(buttons.values()))], layout=wrapped)
         # A layout of its own: rows are hidden one by one.
@@ -242,7 +247,7 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
         box.observe(guarded(select), "value")
     back.on_click(guarded(lambda: show(page - 1)))
     forth.on_click(guarded(lambda: show(page + 1)))
-    away = w.Button(description="取り消し / Undo")
+    away = w.Button(description=label("取り消し / Undo"))
     away.on_click(guarded(undo))
     select()
     filters, moves = w.HBox([search, category, split, state], layout=wrapped), w.HBox([back, where, forth, away], layout=wrapped)
@@ -281,13 +286,13 @@ class _Review:
         self.before, self.after = w.HTML(layout=half), w.HTML(layout=half)
         self.editor = _Editor(("reasoning",), self._save, left=lambda: _focus(self.box))
         self.box = w.Text(
-            placeholder="a e r n p u", description="コマンド / Command", continuous_update=True,
+            placeholder="a e r n p u", description=label("コマンド / Command"), continuous_update=True,
             style={"description_width": "initial"}, layout=w.Layout(width="18em"),
         )  # fmt: skip
         self.box.observe(self._typed, "value")
         self.buttons = {}
-        for name, label in (BUTTONS | MOVES).items():
-            self.buttons[name] = w.Button(description=label, layout=w.Layout(width="12em"))
+        for name, text in (BUTTONS | MOVES).items():
+            self.buttons[name] = w.Button(description=f"{label(text)} ({name[0]})", layout=w.Layout(width="12em"))
             self.buttons[name].on_click(lambda _, name=name: self._do(name))
         wrapped = w.Layout(flex_flow="row wrap")
         sides = w.HBox([self.before, self.after], layout=wrapped)
@@ -315,13 +320,13 @@ class _Review:
         decisions = self.store.decisions()
         shown, state, code = self._now()
         decided = sum(current(r, decisions.get(r.id))[1] not in ("", "changed") for r in self.records)
-        done = " · 全件済み / all decided" if decided == len(self.records) else ""
+        done = f" · {label('全件済み / all decided')}" if decided == len(self.records) else ""
         place = f"{self.index + 1:,} / {len(self.records):,}"
-        self.where.value = _line(f"{place} · 済み / decided: {decided:,}{done} · {shown.id} · {STATES[state]}")
-        self.question.value = _card(shown, f"<b>{FIELDS['ja']}</b>: {_japanese(shown.ja)}", ("en",))
-        self.before.value = _card(shown, "<b>付ける前 / before</b>", ("answer",))
-        refused = f" · 検査 / gate: <b>{_escape(code)}</b> – {_escape(gates.REASONS.get(code, ''))}" if code else ""
-        self.after.value = _card(shown, f"<b>付けた後 / after</b>{refused}", ("reasoning", "answer"))
+        self.where.value = _line(f"{place} · {label('済み / decided')}: {decided:,}{done} · {shown.id} · {label(STATES[state])}")
+        self.question.value = _card(shown, f"<b>{label(FIELDS['ja'])}</b>: {_japanese(shown.ja)}", ("en",))
+        self.before.value = _card(shown, f"<b>{label('付ける前 / before')}</b>", ("answer",))
+        refused = f" · {label('検査 / gate')}: <b>{_escape(code)}</b> – {_escape(gates.REASONS.get(code, ''))}" if code else ""
+        self.after.value = _card(shown, f"<b>{label('付けた後 / after')}</b>{refused}", ("reasoning", "answer"))
         _mark(self.buttons, state)
         self.buttons["previous"].disabled = self.index == 0
         self.buttons["next"].disabled = self.index == len(self.records) - 1
@@ -338,12 +343,12 @@ class _Review:
         if len(keys) == 1 and keys in COMMANDS:
             self._do(COMMANDS[keys])
         elif keys:
-            self.note.value = _line(f"{keys[:20]}: 1 文字ずつ a e r n p u / one key at a time: a e r n p u")
+            self.note.value = _line(f"{keys[:20]}: {label('1 文字ずつ a e r n p u / one key at a time: a e r n p u')}")
 
     def _do(self, action: str) -> None:
         try:
             if self.editor.record is not None:
-                self.note.value = _line(_OPEN)
+                self.note.value = _line(label(_OPEN))
             elif action in ("previous", "next"):
                 self.note.value = ""
                 self._go(self.index + (1 if action == "next" else -1))
@@ -359,11 +364,11 @@ class _Review:
 
     def _decide(self, verdict: str) -> None:
         if time.monotonic() - self.since < self.settle:
-            self.note.value = _line("速すぎます。もう一度押してください / too quick for this one to have been read: press again")
+            self.note.value = _line(label("速すぎます。もう一度押してください / too quick for this one to have been read: press again"))
             return
         shown, _, code = self._now()
         if verdict == "accept" and code:
-            self.note.value = _line("検査で不採用の説明は編集してから採用します / a gate refuses this rationale: edit it, or reject it")
+            self.note.value = _line(label("検査を通らない説明です。編集するか、除外してください / a gate refuses this rationale: edit it, or reject it"))
             return
         self._settled(shown, verdict, {})
 
@@ -376,11 +381,11 @@ class _Review:
 
     def _settled(self, record: Record, verdict: str, changes: dict[str, str]) -> None:
         self.store.decide(record, verdict, changes)
-        self.note.value = _line(f"保存しました / saved: {record.id} – {STATES[verdict]}")
+        self.note.value = _line(f"{label('保存しました / saved')}: {record.id} – {label(STATES[verdict])}")
         self._go(self._undecided(self.index + 1))
 
     def _undo(self) -> None:
         taken = self.store.undo({r.id for r in self.records})
-        self.note.value = _line(f"取り消しました / undone: {taken}" if taken else "取り消すものがありません / nothing to undo")
+        self.note.value = _line(f"{label('取り消しました / undone')}: {taken}" if taken else label("取り消すものがありません / nothing to undo"))
         if taken:
             self._go(next(i for i, r in enumerate(self.records) if r.id == taken))

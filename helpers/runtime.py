@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import studies
 from .files import ROOT, UserError, read_json, write_json
-from .profiles import Profile, choose
+from .profiles import PROFILES, Profile, choose
 
 # What a Colab kernel has imported before the first cell, or what its front end depends on: pip must not replace these.
 UNTOUCHED = (
@@ -61,7 +61,10 @@ def setup(upgrade_nothing: tuple[str, ...] = UNTOUCHED) -> None:
         importlib.invalidate_caches()
     missing = [n for n in ("torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "sacrebleu") if not _has(n)]
     if missing:
-        raise UserError(f"Not installed: {', '.join(missing)}. Run `python -m helpers run`, or pip install -r requirements.txt.")
+        raise UserError(
+            f"Not installed for this kernel: {', '.join(missing)}. Choose the project's .venv as kernel (`python -m helpers run` makes it), or "
+            "pip install -r requirements.txt here."
+        )
     quiet()
 
 
@@ -208,9 +211,7 @@ def open_run(
         raise UserError(f"Run name {name!r}: use letters, digits, '.', '_' and '-' only, up to 64 of them.")
     folder = runs_folder(drive) / name
     marker = folder / "run.json"
-    begun = read_json(marker) if marker.exists() else None
-    if begun is not None and not (isinstance(begun, dict) and begun.keys() >= {"profile", "model_id", "changes"}):
-        raise UserError(f"{marker}: not the settings of a run. Choose another RUN name, or remove that folder to begin again.")
+    begun = read_settings(marker) if marker.exists() else None
     if profile == "auto" and begun and model_id in ("", begun["model_id"]):
         profile, model_id = begun["profile"], begun["model_id"]
     chosen_study = studies.load(study)
@@ -227,6 +228,20 @@ def open_run(
             "Choose another RUN name, or remove that folder to begin again."
         )
     return Run(folder, chosen, chosen_study)
+
+
+def read_settings(marker: Path) -> dict:
+    """What a run was begun with (`run.json`). Raises `UserError` where the file does not hold that."""
+    begun = read_json(marker)
+    kinds = {"profile": str, "model_id": str, "changes": dict, "study": str}
+    known = isinstance(begun, dict) and all(isinstance({"study": "quick", **begun}.get(name), kind) for name, kind in kinds.items())
+    if not known or begun["profile"] not in PROFILES:
+        raise UserError(f"{marker}: not the settings of a run. Choose another RUN name, or remove that folder to begin again.")
+    try:
+        studies.check_recipe(begun["changes"], lambda field, expected: UserError(f"{marker}, field 'changes': expected {expected}."))
+    except UserError as error:
+        raise UserError(f"{error} Choose another RUN name, or remove that folder to begin again.") from error
+    return begun
 
 
 def _words(settings: dict) -> str:

@@ -67,12 +67,13 @@ def fit(points: Sequence[tuple[int, float]]) -> dict[str, float] | None:
     if len({n for n, _ in points}) < 2:
         return None
     return {
-        "seconds_per_10k": round(1e4 * _slope(points), 3),
-        "exponent": round(_slope([(math.log(n), math.log(s)) for n, s in points]), 3),
+        "seconds_per_10k": round(1e4 * slope(points), 3),
+        "exponent": round(slope([(math.log(n), math.log(s)) for n, s in points]), 3),
     }
 
 
-def _slope(points: Sequence[tuple[float, float]]) -> float:
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """Of the least-squares line through (x, y)."""
     x, y = (sum(values) / len(points) for values in zip(*points, strict=True))
     return sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
 
@@ -81,8 +82,7 @@ def table(result: dict) -> str:
     """The result of `measure` as Markdown."""
     machine = result["machine"]
     lines = [
-        f"Curation of sentence pairs on {machine['cores']} cores ({machine['cpu']}, {machine['memory_gb']} GB, {machine['system']}, "
-        f"Python {machine['python']}); load average {machine['load']} at the start, so not alone on the machine where it is above 0.",
+        f"Curation of sentence pairs on {described(machine)}, so not alone on the machine where it is above 0.",
         "",
         "| rows | kept | seconds | of these on the CPU | rows/s | seconds with start and loading | peak memory (GB) |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -143,15 +143,26 @@ def machine() -> dict[str, Any]:
     }
 
 
+def described(machine: dict[str, Any]) -> str:
+    """What `machine` found, for the head of a table."""
+    return (
+        f"{machine['cores']} cores ({machine['cpu']}, {machine['memory_gb']} GB, {machine['system']}, Python {machine['python']}); "
+        f"load average {machine['load']} at the start"
+    )
+
+
+def apart(module: str, *words: object, what: str = "") -> dict:
+    """The JSON object that `python -m helpers.MODULE WORDS` prints last: memory is measured in a process of its own. Raises `UserError`."""
+    done = subprocess.run([sys.executable, "-m", f"{__package__}.{module}", *map(str, words)], capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise UserError(f"measuring {what or words[0]} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:300]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def _process(task: str, rows: int, source: str | Path) -> dict:
     begun = time.perf_counter()
-    command = [sys.executable, "-m", f"{__package__}.scale", task, str(rows), str(source and Path(source).resolve())]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        raise UserError(
-            f"measuring {task} with {rows} rows failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:300]}"
-        )
-    return json.loads(done.stdout.splitlines()[-1]) | {"wall_seconds": round(time.perf_counter() - begun, 2)}
+    found = apart("scale", task, rows, source and Path(source).resolve(), what=f"{task} with {rows} rows")
+    return found | {"wall_seconds": round(time.perf_counter() - begun, 2)}
 
 
 def peak_gb() -> float:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import answers, decoding, evaluation, inference, models, pipeline, runtime, scoring, studies
-from .files import ROOT, UserError, read_json, read_toml, write_json, write_text
+from . import answers, assembly, decoding, evaluation, inference, models, pipeline, runtime, scoring, studies
+from .files import ROOT, UserError, read_object, read_toml, write_json, write_text
 from .profiles import Recipe
 from .records import Record
 from .runtime import Run
@@ -41,40 +42,62 @@ def load(name: str | Path) -> Search:
     variants = found.get("variants")
     if not isinstance(variants, dict) or not variants or any(not isinstance(v, dict) for v in variants.values()):
         raise UserError(f"{path}, [variants]: expected a table for each variant, such as [variants.rank-8].")
+    for variant in variants:
+        # It becomes the name of a file.
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", variant):
+            raise UserError(f"{path}, [variants.{variant!r}]: expected a name of letters, digits, '.', '_' and '-', up to 64 of them.")
     types = {f.name: type(f.default) for f in dataclasses.fields(Recipe)} | {k: type(v) for k, v in DECODING.items()}
     for variant, settings in variants.items():
         for field, value in settings.items():
             if field not in types or (type(value) is not types[field] and (types[field], type(value)) != (float, int)):
                 raise UserError(f"{path}, [variants.{variant}] {field}: expected a field of the recipe or {', '.join(DECODING)}, with a value of its kind.")
-    study, arm = found.get("study", "quick"), found.get("arm", studies.BASELINE)
-    studies.load(study)
-    return Search(path.stem, found.get("about", ""), study, arm, tuple(variants.items()))
+    about, study, arm = (found.get(k, d) for k, d in (("about", ""), ("study", "quick"), ("arm", studies.BASELINE)))
+    for field, value in (("about", about), ("study", study), ("arm", arm)):
+        if not isinstance(value, str):
+            raise UserError(f"{path}, {field}: expected a text, found {value!r}.")
+    if not studies.is_arm(arm):
+        raise UserError(f"{path}, arm: expected {studies.ARMS}, found {arm!r}.")
+    try:
+        studies.load(study)
+    except UserError as error:
+        raise UserError(f"{path}, study: {error}") from error
+    return Search(path.stem, about, study, arm, tuple(variants.items()))
 
 
-def execute(search: Search, *, profile: str = "auto", view: pipeline.View = lambda steps: lambda row: None, say: Callable[[str], None] = print) -> list[dict]:
-    """Train and decode each variant on the dev set; rows are kept in the run folder `search-NAME`, so that it goes on where it stopped.
+def execute(
+    search: Search, *, profile: str = "auto", view: pipeline.View = lambda steps: lambda row: None, say: Callable[[str], None] = print,
+    kept: Path | None = None,
+) -> list[dict]:
+    """Train and decode each variant on the dev set, a row each; goes on where it stopped, or from the variants in the file `kept`, brought up to date.
 
     Data and rationales are made once; variants that differ in decoding alone share an adapter. Raises `UserError`.
     """
     home = runtime.open_run(f"search-{search.name}", profile, study=search.study)
     data = pipeline.ensure(home, say=say)
-    rows: list[dict] = []
+    known: dict[str, dict] = {}
+    for path in (kept, home.path("search.json")):
+        if path and path.exists():
+            known |= read_object(path)
+    done: dict[str, dict] = {}
     for number, (name, settings) in enumerate(search.variants):
         say(f"[{number + 1}/{len(search.variants)}] {name}")
         run = _folder(home, search, settings)
         data = pipeline.ensure(run, say=lambda line: None)
-        folder = pipeline.train_arm(run, data, search.arm, view=view, say=say)
-        adapter = (folder / "made_from.json").read_text(encoding="utf-8")
-        place = home.path("variants", f"{name}.json")
-        kept = read_json(place) if place.exists() else {}
-        if (kept.get("settings"), kept.get("made_from")) != (settings, adapter):
+        made = {"settings": settings, "made_from": [pipeline.training_key(run, data, search.arm), *assembly.hashes(*(Path(m.__file__) for m in (decoding, inference)))]}
+        if {k: known.get(name, {}).get(k) for k in made} == made:
+            say(f"Variant {name}: measured before.")
+            done[name] = known[name]
+        else:
+            folder = pipeline.train_arm(run, data, search.arm, view=view, say=say)
             found = _measure(run, data, folder, search.arm, DECODING | settings)
-            kept = {"settings": settings, "made_from": adapter, "rows": [{"variant": name, "settings": _words(settings), **row} for row in found]}
-            write_json(place, kept)
-        rows += kept["rows"]
-        write_json(home.path("search.json"), rows)
-        write_text(home.path("search.md"), table(search, home, rows))
-    return rows
+            done[name] = made | {"rows": [{"variant": name, "settings": _words(settings), **row} for row in found]}
+        # What is known of later variants stays until they are looked at.
+        for path in filter(None, (home.path("search.json"), kept)):
+            write_json(path, known | done)
+            write_text(path.with_suffix(".md"), table(search, home, [row for one in done.values() for row in one["rows"]]))
+    for path in filter(None, (home.path("search.json"), kept)):
+        write_json(path, done)
+    return [row for one in done.values() for row in one["rows"]]
 
 
 def _folder(home: Run, search: Search, settings: dict) -> Run:
@@ -83,7 +106,7 @@ def _folder(home: Run, search: Search, settings: dict) -> Run:
     run = home
     if changes:
         # The name says what differs, so that variants of one recipe share it.
-        label = "-".join(f"{k}-{v}".replace("_", "-") for k, v in sorted(changes.items()))
+        label = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(f"{k}-{v}" for k, v in sorted(changes.items())))
         run = runtime.open_run(f"{home.folder.name}-{label}"[:64], home.profile.name, study=search.study, **changes)
         for part in ("data", "reasoning"):
             if not run.path(part).exists():

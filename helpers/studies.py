@@ -12,6 +12,7 @@ from .profiles import PROFILES, Recipe
 
 FOLDER = ROOT / "data" / "studies"
 BASELINE = "plain"
+ARMS = "plain, reasoned-P (P from 1 to 100), shuffled-33 or plain-token-matched"
 _ARM = re.compile(r"plain|plain-token-matched|shuffled-33|reasoned-(?:[1-9]\d?|100)")
 
 
@@ -42,6 +43,11 @@ def reasons(arm: str) -> bool:
     return arm.startswith(("reasoned-", "shuffled-"))
 
 
+def is_arm(name: str) -> bool:
+    """Whether an arm is called so: one of `ARMS`. A name that is one is also a plain name of a folder."""
+    return bool(_ARM.fullmatch(name))
+
+
 def load(name: str | Path) -> Study:
     """The study `name` of `data/studies`, or that of a TOML file. Raises `UserError` with the file, the field and what was expected."""
     path, found = read_toml(name, FOLDER, "study")
@@ -58,7 +64,7 @@ def load(name: str | Path) -> Study:
     if profile not in ("auto", *PROFILES):
         raise bad("profile", "auto or one of " + ", ".join(PROFILES))
     _check_seeds(seeds, bad)
-    _check_recipe(recipe, bad)
+    check_recipe(recipe, bad)
     return Study(path.stem, about, profile, tuple((arm, tuple(s)) for arm, s in seeds.items()), tuple(recipe.items()))
 
 
@@ -66,8 +72,8 @@ def _check_seeds(seeds, bad) -> None:
     if not isinstance(seeds, dict) or BASELINE not in seeds:
         raise bad("[seeds]", f"a list of seeds for each arm, {BASELINE} among them")
     for arm, values in seeds.items():
-        if not _ARM.fullmatch(arm):
-            raise bad(f"[seeds] {arm!r}", "plain, reasoned-P (P from 1 to 100), shuffled-33 or plain-token-matched")
+        if not is_arm(arm):
+            raise bad(f"[seeds] {arm!r}", ARMS)
         if not isinstance(values, list) or not values or any(type(v) is not int or not 0 <= v < 2**31 for v in values):
             raise bad(f"[seeds] {arm}", "a list of whole numbers from 0, such as [0, 1, 2]")
         if len(set(values)) < len(values):
@@ -76,7 +82,8 @@ def _check_seeds(seeds, bad) -> None:
             raise bad(f"[seeds] {arm}", f"seeds that {BASELINE} has too, or there is nothing to compare with")
 
 
-def _check_recipe(recipe, bad) -> None:
+def check_recipe(recipe, bad) -> None:
+    """Raise what `bad(field, expected)` makes of the first setting that no recipe has, or not with this value."""
     fields = {f.name: type(f.default) for f in dataclasses.fields(Recipe)}
     if not isinstance(recipe, dict):
         raise bad("[recipe]", "field = value lines")

@@ -214,7 +214,7 @@ def _load_instruct(name: str):
     here = device()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=here.dtype, attn_implementation="sdpa", trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=here.dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise UserError(

@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import corpora, models, profiles, prompts, runtime, scale, training
-from .files import ROOT, UserError, write_json, write_text
+from . import checkpoints, corpora, models, profiles, prompts, runtime, scale, training
+from .files import UserError, write_json, write_text
 from .profiles import Profile
 from .records import Record
 
 VARIANTS = {
     "trl": "TRL SFTTrainer as it comes",
     "trl-packed": "TRL at its best: NF4, packed, no gradient checkpointing",
+    "unsloth": "Unsloth with its own checkpointing",
     "ours": "this project",
 }
+
+
+def available() -> list[str]:
+    """The variants that this machine can run: Unsloth wants a GPU, and is not installed by this project."""
+    return [name for name in VARIANTS if name != "unsloth" or (importlib.util.find_spec("unsloth") and runtime.device().kind == "cuda")]
 
 
 def measure(
     steps: int = 8,
     profile: str = "gemma3-270m",
-    variants: Sequence[str] = tuple(VARIANTS),
+    variants: Sequence[str] = (),
     folder: str | Path | None = None,
     say: Callable[[str], None] = print,
 ) -> dict:
-    """Real (non-padding) tokens a second and peak memory (GB = 10⁹ bytes) of each variant, the first step left out.
+    """Real (non-padding) tokens a second and peak memory (GB = 10⁹ bytes) of each variant (all that are `available`), the first step left out.
 
     Half sentence pairs, half questions in one call with their rationale. With `folder`, `training.json` and `training.md` are written there.
     Raises `UserError`.
     """
     result: dict = {"machine": scale.machine(), "profile": profile, "steps": steps, "rows": []}
-    for name in variants:
-        done = subprocess.run(
-            [sys.executable, "-m", f"{__package__}.throughput", name, str(steps), profile], capture_output=True, text=True, cwd=ROOT
-        )
-        if done.returncode:
-            raise UserError(f"measuring {name} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:300]}")
-        row = json.loads(done.stdout.splitlines()[-1])
+    for name in variants or available():
+        row = scale.apart("throughput", name, steps, profile)
         result["rows"].append({"name": name} | row)
         say(f"{VARIANTS[name]}: {row['tokens_per_second']:.0f} tokens/s, {row['peak_gb']:.1f} GB")
     if folder:
@@ -53,11 +54,9 @@ def measure(
 
 def table(result: dict) -> str:
     """The result of `measure` as Markdown."""
-    machine = result["machine"]
     own = next((r["tokens_per_second"] for r in result["rows"] if r["name"] == "ours"), None)
     lines = [
-        f"Training {result['profile']} (LoRA on every linear layer, 16 examples a step, {result['steps']} steps) on {machine['cores']} cores "
-        f"({machine['cpu']}, {machine['memory_gb']} GB, {machine['system']}, Python {machine['python']}); load average {machine['load']} at the start.",
+        f"Training {result['profile']} (LoRA on every linear layer, 16 examples a step, {result['steps']} steps) on {scale.described(result['machine'])}.",
         "",
         "| trainer | precision | real tokens/s | this project is faster by | peak memory (GB) |",
         "| --- | --- | ---: | ---: | ---: |",
@@ -90,25 +89,32 @@ def _ours(profile: Profile, steps: int) -> dict:
     order = training.Plan(tuple(items[: steps * batch]), 0, batch)
     with tempfile.TemporaryDirectory() as folder:
         training.train(profile, order, {"pairs": pairs[:1], "questions": questions[:1]}, folder, say=lambda text: None)
-        rows = training.read_log(Path(folder) / "log.jsonl")
+        rows = checkpoints.read_log(Path(folder) / "log.jsonl")
     first, *rest = [r for r in rows if "tokens_per_second" in r]
     tokens = [b["tokens_seen"] - a["tokens_seen"] for a, b in zip([first, *rest], rest, strict=False)]
     return {"tokens": sum(tokens), "seconds": sum(n / r["tokens_per_second"] for n, r in zip(tokens, rest, strict=True))}
 
 
-def _trl(profile: Profile, steps: int, packed: bool) -> dict:
+def _trl(profile: Profile, steps: int, packed: bool = False, unsloth: bool = False) -> dict:
     """The texts as TRL's documentation gives them to it; of the recipe, the adapter, batch and learning rate are ours."""
     import datasets
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
+    # On a GPU QLoRA is what people do, with the recipe's micro-batch; on a CPU TRL's own documentation has no quantisation.
+    cuda = runtime.device().kind == "cuda"
     here, recipe, style = runtime.device(profile.model.fp16_safe), profile.recipe, profile.model.prompt_style
     pairs, questions = _data(profile, steps)
     rows = [("translate", r) for r in pairs] + [("multistep", r) for r in questions]
     texts = [{"prompt": prompts.prompt(style, stage, ja=r.ja, en=r.en), "completion": prompts.completion(stage, r)} for stage, r in rows]
     tokenizer = models.load_tokenizer(profile)
-    model = models.load_base(profile, here) if packed else AutoModelForCausalLM.from_pretrained(models.local_folder(profile), dtype=here.dtype)
+    adapter = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(profile.model.lora_targets), task_type="CAUSAL_LM")
+    if unsloth:
+        model, adapter = _unsloth_model(profile), None
+    else:
+        whole = lambda: AutoModelForCausalLM.from_pretrained(models.local_folder(profile), dtype=here.dtype, trust_remote_code=False)  # noqa: E731
+        model = models.load_base(profile, here) if packed or cuda else whole()
     marks = []
 
     class Clock(TrainerCallback):
@@ -117,22 +123,23 @@ def _trl(profile: Profile, steps: int, packed: bool) -> dict:
 
     lengths = [len(tokenizer(t["prompt"] + t["completion"])["input_ids"]) for t in texts]
     batch = recipe.batch_size * recipe.accumulation
+    size = recipe.batch_size if cuda else 8
     with tempfile.TemporaryDirectory() as folder:
         arguments = SFTConfig(
             output_dir=folder,
-            per_device_train_batch_size=1 if packed else 8,
-            gradient_accumulation_steps=1 if packed else batch // 8 or 1,
+            per_device_train_batch_size=1 if packed else size,
+            gradient_accumulation_steps=1 if packed else batch // size or 1,
             learning_rate=recipe.learning_rate,
             num_train_epochs=1,
             use_cpu=here.kind == "cpu",
             bf16=here.dtype_name == "bfloat16",
+            fp16=here.dtype_name == "float16",
             # A packed row holds as many tokens as a step of the others.
             **({"packing": True, "max_length": batch * sum(lengths) // len(lengths), "gradient_checkpointing": False} if packed else {}),
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,
         )
-        adapter = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(profile.model.lora_targets), task_type="CAUSAL_LM")
         trainer = SFTTrainer(
             model, arguments, train_dataset=datasets.Dataset.from_list(texts), processing_class=tokenizer, peft_config=adapter, callbacks=[Clock()]
         )
@@ -140,11 +147,26 @@ def _trl(profile: Profile, steps: int, packed: bool) -> dict:
     return {"tokens": int(marks[-1][1] - marks[0][1]), "seconds": marks[-1][0] - marks[0][0]}
 
 
+def _unsloth_model(profile: Profile):
+    """Unsloth's loader and adapter, as its documentation has them; not run anywhere yet: it wants a GPU."""
+    from unsloth import FastLanguageModel
+
+    recipe = profile.recipe
+    model, _ = FastLanguageModel.from_pretrained(models.local_folder(profile), max_seq_length=recipe.max_length, load_in_4bit=True, trust_remote_code=False)
+    return FastLanguageModel.get_peft_model(
+        model, r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0, target_modules=list(profile.model.lora_targets),
+        use_gradient_checkpointing="unsloth", random_state=recipe.seed,
+    )  # fmt: skip
+
+
 def _task(name: str, steps: int, profile_name: str) -> dict:
     """What one process does."""
     runtime.quiet()
     profile = profiles.choose(profile_name)
-    found = _ours(profile, steps) if name == "ours" else _trl(profile, steps, name == "trl-packed")
+    if name == "unsloth":
+        # It changes transformers and TRL, so before either is loaded.
+        import unsloth  # noqa: F401
+    found = _ours(profile, steps) if name == "ours" else _trl(profile, steps, name == "trl-packed", name == "unsloth")
     peak = runtime.peak_memory_gb() if runtime.device().kind == "cuda" else scale.peak_gb()
     rate = found["tokens"] / found["seconds"]
     return found | {"tokens_per_second": round(rate, 1), "peak_gb": round(peak, 2), "precision": runtime.device(profile.model.fp16_safe).dtype_name}

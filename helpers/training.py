@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
+import os
 import random
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
-from . import fused, models, prompts
-from .files import UserError, whole_file, whole_folder, write_json
+from . import checkpoints, fused, models, prompts
+from .checkpoints import LOG, last_checkpoint
+from .files import UserError, disk_is_full, memory_ran_out, whole_folder, write_json
 from .profiles import Profile, Recipe
 from .records import Record
 from .runtime import Device, device, peak_memory_gb
 
 # Windows of this many batches are sorted by length: little padding, and still a mixed order.
 WINDOW = 8
-LOG_FIELDS = (
-    "step", "phase", "loss", "learning_rate", "grad_norm", "tokens_seen", "target_tokens_seen", "tokens_per_second",
-    "peak_memory_gb", "dev_answer_loss", "dev_translation_loss",
-)  # fmt: skip
+# Beside the log: whoever trains in other processes asks them with it to pause.
+PAUSE = "pause"
 
 
 @dataclass(frozen=True)
@@ -142,18 +144,27 @@ def labelled_loss(model, inputs: dict):
 
 
 def dev_loss(model, examples: Sequence[dict[str, list[int]]], pad_id: int, here: Device, batch: int = 32) -> float:
-    """Mean loss per labelled token over `examples`, in nats; leaves the model's training mode as it was."""
+    """Mean loss per labelled token over `examples`, in nats; leaves the model's training mode as it was.
+
+    `batch` examples at once, half of that where memory runs out.
+    """
     import torch
 
     was_training = model.training
     model.eval()
-    total, count = 0.0, 0
+    total, count, done = 0.0, 0, 0
     ordered = sorted(examples, key=lambda e: len(e["input_ids"]))
     with torch.no_grad(), torch.autocast(here.kind, here.dtype, enabled=here.dtype_name != "float32"):
-        for i in range(0, len(ordered), batch):
-            inputs = {k: v.to(model.device) for k, v in collate(ordered[i : i + batch], pad_id).items()}
-            loss, labelled = labelled_loss(model, inputs)
-            total, count = total + loss.item(), count + labelled.item()
+        while done < len(ordered):
+            try:
+                inputs = {k: v.to(model.device) for k, v in collate(ordered[done : done + batch], pad_id).items()}
+                loss, labelled = labelled_loss(model, inputs)
+            except Exception as error:
+                if batch == 1 or not memory_ran_out(error):
+                    raise
+                batch //= 2
+                continue
+            total, count, done = total + loss.item(), count + labelled.item(), done + batch
     model.train(was_training)
     return total / max(1, count)
 
@@ -165,6 +176,8 @@ def _trainer_class():
 
     class LabelledTrainer(SFTTrainer):
         """SFTTrainer with logits at labelled positions only, the given order of examples, and fp32 adapters."""
+
+        in_step = False
 
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
@@ -179,12 +192,23 @@ def _trainer_class():
         def create_model_card(self, *args, **kwargs):
             """None: the run folder's report describes the arm, and TRL's card would name this machine's folders."""
 
+        def _save_checkpoint(self, model, trial):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.copy_out(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", self.folder)
+
+        def training_step(self, *args, **kwargs):
+            # Stays set where memory runs out: the weights are then those of the last whole step.
+            self.in_step = True
+            loss = super().training_step(*args, **kwargs)
+            self.in_step = False
+            return loss
+
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            # The trainer's own autocast wraps the outermost forward, which is not called here.
-            with self.accelerator.autocast():
-                total, labelled = labelled_loss(self.accelerator.unwrap_model(model), inputs)
-            self.tokens_seen = getattr(self, "tokens_seen", 0) + int(inputs["attention_mask"].sum())
-            self.target_tokens_seen = getattr(self, "target_tokens_seen", 0) + int(labelled)
+            total, labelled = model(**inputs)
+            self.counted[0] += int(inputs["attention_mask"].sum())
+            self.counted[1] += int(labelled)
             if num_items_in_batch is None:
                 loss = total / labelled.clamp(min=1)
             else:
@@ -196,45 +220,63 @@ def _trainer_class():
     return LabelledTrainer
 
 
-def _recorder(log: Path, shared_steps: int, evaluate: Callable[[], dict[str, float]], every: int, progress: Callable[[dict], None]):
-    """A callback that writes one line of `LOG_FIELDS` a step, and saves and stops where the plan says."""
+def _recorder(folder: Path, shared_steps: int, evaluate: Callable[[], dict[str, float]], every: int, progress: Callable[[dict], None]):
+    """A callback that writes one line of the log a step, and saves and stops where the plan says, or where it is asked to pause."""
     from transformers import TrainerCallback
 
     class Recorder(TrainerCallback):
         trainer = None
         stop_at = 0
+        pause = paused = False
 
         def on_train_begin(self, args, state, control, **kwargs):
-            kept = [row for row in read_log(log, partial=True) if row["step"] <= state.global_step]
-            with whole_file(log) as f:
-                f.writelines(json.dumps(row) + "\n" for row in kept)
-            if kept:
-                self.trainer.tokens_seen = kept[-1]["tokens_seen"]
-                self.trainer.target_tokens_seen = kept[-1]["target_tokens_seen"]
+            log, self.writes = folder / LOG, state.is_world_process_zero
+            if self.writes:
+                last = checkpoints.begin_log(log, state.global_step if state.global_step else -1)
             else:
-                self.trainer.tokens_seen = self.trainer.target_tokens_seen = 0
+                last = next((r for r in reversed(checkpoints.read_log(log, partial=True)) if r["step"] <= state.global_step), {})
+            self.trainer.counted = [0, 0]
+            self.trainer.tokens_seen, self.trainer.target_tokens_seen = last.get("tokens_seen", 0), last.get("target_tokens_seen", 0)
+            if not state.global_step:
                 self._write({"step": 0, "phase": "start", "tokens_seen": 0, "target_tokens_seen": 0, **evaluate()})
             self.clock, self.tokens = time.perf_counter(), self.trainer.tokens_seen
 
         def _write(self, row: dict) -> None:
-            row["peak_memory_gb"] = round(peak_memory_gb(), 3)
-            with log.open("a", encoding="utf-8") as f:
-                f.write(json.dumps({k: row[k] for k in LOG_FIELDS if k in row}) + "\n")
-            progress(row)
+            if self.writes:
+                row["peak_memory_gb"] = round(peak_memory_gb(), 3)
+                checkpoints.add_row(folder / LOG, row)
+                progress(row)
+
+        def _planned(self, state) -> bool:
+            return state.global_step in (shared_steps, state.max_steps, self.stop_at) or state.global_step % every == 0
 
         def on_step_end(self, args, state, control, **kwargs):
             control.should_log = True
-            if state.global_step in (shared_steps, state.max_steps, self.stop_at) or state.global_step % every == 0:
+            tokens, targets, asked = self._everywhere(*self.trainer.counted, int(self.pause or (folder / PAUSE).exists()))
+            self.trainer.tokens_seen += tokens
+            self.trainer.target_tokens_seen += targets
+            self.trainer.counted = [0, 0]
+            self.paused = bool(asked) and state.global_step < state.max_steps
+            if self._planned(state) or self.paused:
                 control.should_save = True
-            if state.global_step == self.stop_at:
+            if state.global_step == self.stop_at or self.paused:
                 control.should_training_stop = True
+
+        def _everywhere(self, *counts: int) -> Sequence[int]:
+            """The sums of `counts` over all processes."""
+            accelerator = self.trainer.accelerator
+            if accelerator.num_processes == 1:
+                return counts
+            import torch
+
+            return accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum").tolist()
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if not logs or "loss" not in logs:
                 return
             if not math.isfinite(logs["loss"]):
                 raise UserError(
-                    f"{log.parent}: the loss at step {state.global_step} is not finite. Lower learning_rate, or train in bf16 or fp32; "
+                    f"{folder}: the loss at step {state.global_step} is not finite. Lower learning_rate, or train in bf16 or fp32; "
                     "checkpoints up to here are kept."
                 )
             seconds = time.perf_counter() - self.clock
@@ -248,53 +290,48 @@ def _recorder(log: Path, shared_steps: int, evaluate: Callable[[], dict[str, flo
                 "target_tokens_seen": self.trainer.target_tokens_seen,
                 "tokens_per_second": round((self.trainer.tokens_seen - self.tokens) / max(seconds, 1e-9), 1),
             }
-            if control.should_save:
+            if self._planned(state):
                 row |= evaluate()
             self._write(row)
             self.clock, self.tokens = time.perf_counter(), self.trainer.tokens_seen
 
         def on_save(self, args, state, control, **kwargs):
+            if self.writes:
+                checkpoints.prune(folder)
             self.clock = time.perf_counter()
 
     return Recorder()
 
 
-def read_log(path: str | Path, partial: bool = False) -> list[dict]:
-    """Rows of a training log, one a step; none for no file. With `partial`, a last line that was cut off is left out.
-
-    Raises `UserError` with the line for a malformed one.
-    """
-    path = Path(path)
-    if not path.exists():
-        return []
-    rows = []
-    text = path.read_text(encoding="utf-8")
-    for number, line in enumerate((text[: text.rfind("\n") + 1] if partial else text).splitlines(), 1):
-        try:
-            row = json.loads(line)
-            row["step"], row["tokens_seen"] = int(row["step"]), int(row["tokens_seen"])
-            rows.append(row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: expected one JSON object a step with step and tokens_seen ({error}).") from error
-    return rows
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`: one whose trainer state, which is written last, is there."""
-    found = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
-    return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
-
-
-def begin_from(shared: Path, folder: Path) -> None:
-    """Give a new arm the shared part of training: its checkpoint and log. The steps are the same in every arm."""
-    source = last_checkpoint(shared)
-    if source is None or last_checkpoint(folder) is not None:
+@contextmanager
+def _pause_by_signal(recorder, say: Callable[[str], None]) -> Iterator[None]:
+    """While it lasts, an interrupt (■, Ctrl-C) or SIGTERM asks for a pause after the step; a second one stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    # The log first: a checkpoint without one would count its tokens from zero.
-    with whole_file(folder / "log.jsonl") as f:
-        f.write((shared / "log.jsonl").read_text(encoding="utf-8"))
-    with whole_folder(folder / source.name) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
+
+    def ask(number, frame):
+        if recorder.pause:
+            raise KeyboardInterrupt
+        recorder.pause = True
+        say("Pausing: this step is finished and saved first. Interrupt again to stop at once; what is saved stays.")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def share(recipe: Recipe, processes: int) -> tuple[int, int]:
+    """Examples at once, and accumulation, of each of so many processes: together the recipe's step. Raises `UserError`."""
+    whole = recipe.batch_size * recipe.accumulation
+    if whole % processes:
+        raise UserError(f"A step of {recipe.batch_size} × {recipe.accumulation} examples cannot be shared by {processes} processes: choose a number that divides {whole}.")
+    each = whole // processes
+    batch = next(n for n in range(min(recipe.batch_size, each), 0, -1) if each % n == 0)
+    return batch, each // batch
 
 
 def train(
@@ -310,44 +347,81 @@ def train(
     """Train one arm into `folder`: checkpoints, `log.jsonl`, at the end `adapter/`; goes on from the last checkpoint.
 
     `dev` holds `pairs` and `questions` for the two dev losses. `stop_after` > 0 stops and saves at that step, without an
-    adapter. `progress` gets each row of the log. Raises `UserError` when the loss is not finite.
+    adapter. `progress` gets each row of the log. Where memory runs out, the batch is halved and accumulated twice as often, from the last step.
+    Under accelerate's launcher the processes share each step. Raises `UserError` when the loss is not finite, when memory does not do for one
+    example, and when it was interrupted: saved then.
     """
-    import datasets
-    import torch
-    from transformers import PrinterCallback
-    from trl import SFTConfig
-
-    # Trainer, callbacks and closures of an earlier arm hold each other; their memory is needed now.
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    folder = Path(folder)
-    recipe, here = profile.recipe, device(profile.model.fp16_safe)
+    folder, recipe, here = Path(folder), profile.recipe, device(profile.model.fp16_safe)
     tokenizer = models.load_tokenizer(profile, say)
     pad, style = tokenizer.pad_token_id, profile.model.prompt_style
     dev_answers = [prompts.encode_answer_only(tokenizer, style, r) for r in dev["questions"]]
     dev_pairs = [prompts.encode_example(tokenizer, style, "translate", r) for r in dev["pairs"]]
     examples = sort_steps(encode(tokenizer, profile, order.items), order.batch)
-    model = models.add_adapter(models.load_base(profile, here, say), profile)
-    fused.install(model, here)
-
-    def evaluate() -> dict[str, float]:
-        return {
-            "dev_answer_loss": dev_loss(model, dev_answers, pad, here),
-            "dev_translation_loss": dev_loss(model, dev_pairs, pad, here),
-        }
-
     every = max(1, -(-order.steps // recipe.evaluations))
-    recorder = _recorder(folder / "log.jsonl", order.shared_steps, evaluate, every, progress)
-    recorder.stop_at = stop_after
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    batch, accumulation = share(recipe, processes)
+    if processes == 1:
+        # Left by processes of an earlier run.
+        (folder / PAUSE).unlink(missing_ok=True)
+
+    def begin(place: Path):
+        """A trainer whose model is loaded anew."""
+        model = models.add_adapter(models.load_base(profile, here, say), profile)
+        fused.install(model, here)
+
+        def evaluate() -> dict[str, float]:
+            return {
+                "dev_answer_loss": dev_loss(model, dev_answers, pad, here),
+                "dev_translation_loss": dev_loss(model, dev_pairs, pad, here),
+            }
+
+        recorder = _recorder(folder, order.shared_steps, evaluate, every, progress)
+        recorder.stop_at = stop_after
+        arguments = _arguments(place, profile, order.steps, here, batch, accumulation)
+        trainer = _trainer(model, arguments, examples, tokenizer, recorder)
+        trainer.folder = folder
+        return trainer, recorder
+
+    while True:
+        _free()
+        with checkpoints.saving_place(folder, processes > 1) as place:
+            trainer, recorder = begin(place)
+            if _goes_through(trainer, recorder, folder, order.steps, say):
+                break
+        reached = checkpoints.step_of(last_checkpoint(folder) or folder)
+        batch, accumulation = (batch // 2, accumulation * 2) if batch % 2 == 0 else (1, accumulation * batch)
+        say(f"Memory ran out. Going on from step {max(0, reached)} with {batch} at once, accumulated {accumulation} times: the same step, a little slower.")
+        # They hold each other and the model, whose memory is needed for the next.
+        del trainer, recorder
+    if recorder.paused:
+        raise UserError(f"{folder}: paused at step {trainer.state.global_step} of {order.steps}, and saved. Run this again and it goes on from there.")
+    if not stop_after:
+        _finish(trainer, profile, folder, order.steps, here)
+    recorder.trainer = None
+    return folder
+
+
+def _free() -> None:
+    """Give back what earlier trainers, callbacks and closures hold: their memory is needed now."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _arguments(place: Path, profile: Profile, steps: int, here: Device, batch: int, accumulation: int):
+    from trl import SFTConfig
+
+    recipe = profile.recipe
     arguments = SFTConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.accumulation,
-        max_steps=order.steps,
+        output_dir=str(place),
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        max_steps=steps,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, round(recipe.warmup_ratio * order.steps)),
+        warmup_steps=max(1, round(recipe.warmup_ratio * steps)),
         max_grad_norm=1.0,
         optim="adamw_torch",
         fp16=here.dtype_name == "float16",
@@ -356,7 +430,8 @@ def train(
         gradient_checkpointing=recipe.gradient_checkpointing,
         logging_strategy="no",
         save_strategy="no",
-        save_total_limit=2,
+        # The recorder removes old checkpoints.
+        save_total_limit=None,
         report_to="none",
         logging_nan_inf_filter=False,
         seed=recipe.seed,
@@ -369,35 +444,74 @@ def train(
     )
     # Data parallelism inside one process would double the micro-batch: one GPU a process.
     arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def _trainer(model, arguments, examples: list[dict[str, list[int]]], tokenizer, recorder):
+    import datasets
+    from transformers import PrinterCallback
+
     trainer = _trainer_class()(
         model=model,
         args=arguments,
         train_dataset=datasets.Dataset.from_list(examples),
-        data_collator=lambda batch: collate(batch, pad),
+        data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
         processing_class=tokenizer,
         callbacks=[recorder],
     )
+    # As the model's forward pass, so that what accelerate wraps around it (autocast, gradients of all processes) holds for it too.
+    trainer.model.forward = partial(_forward, trainer.model)
     recorder.trainer = trainer
     trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _forward(model, **inputs):
+    return labelled_loss(model, inputs)
+
+
+def _goes_through(trainer, recorder, folder: Path, steps: int, say: Callable[[str], None]) -> bool:
+    """Train from the last checkpoint to the end; False where memory ran out, with the steps before saved. Raises `UserError`."""
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
-        say(f"Going on from step {checkpoint.name.split('-')[1]} of {order.steps}.")
+        say(f"Going on from step {checkpoints.step_of(checkpoint)} of {steps}.")
     try:
-        with fused.freed_memory_kept():
+        with fused.freed_memory_kept(), _pause_by_signal(recorder, say):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError of its own.
-        if not isinstance(error, UserError) and shutil.disk_usage(folder).free < 64e6:
+        return True
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise
+        # torch.save reports a full disk in words of its own.
+        if disk_is_full(error) or (isinstance(error, OSError | RuntimeError) and shutil.disk_usage(folder).free < 64e6):
             raise UserError(f"{folder}: the disk is full. Free some space and run again: it goes on from the last checkpoint.") from error
-        raise
-    if not stop_after:
+        if not memory_ran_out(error):
+            raise
+        if trainer.args.per_device_train_batch_size == 1 or trainer.args.world_size > 1:
+            raise UserError(
+                f"{folder}: memory ran out. Lower batch_size or max_length, turn gradient_checkpointing on, or choose a smaller model "
+                "(python3 -m helpers plan says what fits); it goes on from the last checkpoint."
+            ) from error
+    # Not in the except clause: the traceback there holds the tensors of the step.
+    if trainer.in_step and trainer.state.global_step > max(0, checkpoints.step_of(checkpoint or folder)):
+        _free()
+        trainer._save_checkpoint(trainer.model, trial=None)
+    return False
+
+
+def _finish(trainer, profile: Profile, folder: Path, steps: int, here: Device) -> None:
+    """Write `adapter/` and `done.json`, one process for all."""
+    accelerator = trainer.accelerator
+    state = accelerator.get_state_dict(trainer.model_wrapped) if accelerator.num_processes > 1 else None
+    if trainer.is_world_process_zero():
         if profile.model.source != "hub":
             # An absolute folder of this machine would say nothing to whoever gets the adapter.
             adapter = trainer.model.peft_config["default"]
             adapter.base_model_name_or_path = Path(adapter.base_model_name_or_path or "").name
         with whole_folder(folder / "adapter") as temporary:
-            trainer.model.save_pretrained(temporary)
-        facts = {"steps": order.steps, "tokens_seen": trainer.tokens_seen, "peak_memory_gb": peak_memory_gb()}
+            trainer.model.save_pretrained(temporary, state_dict=state)
+            # peft's empty card, which names the model's folder on this machine; `export` writes a real one.
+            (temporary / "README.md").unlink(missing_ok=True)
+        facts = {"steps": steps, "tokens_seen": trainer.tokens_seen, "peak_memory_gb": peak_memory_gb()}
         write_json(folder / "done.json", facts | {"device": here.name if here.kind == "cuda" else "CPU", "precision": here.dtype_name})
-    recorder.trainer = None
-    return folder
+    accelerator.wait_for_everyone()

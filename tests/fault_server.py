@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -92,6 +94,11 @@ class FaultServer:
         if fault == "hang":
             time.sleep(1.0)
             handler.close_connection = True
+        elif fault.startswith("redirect to "):
+            handler.send(307, {}, Location=fault.split()[-1] + "/chat/completions")
+        elif fault in _RAW:
+            _RAW[fault](handler)
+            handler.close_connection = True
         elif fault == "good":
             # Noted before it is sent: a client that has read it must find it noted.
             self.answered.append(what)
@@ -133,9 +140,55 @@ _FAULTS = {
     "no usage": lambda send, key: send(200, completion("Three bytes make about one token.", usage=None)),
     "surrogate": lambda send, key: send(200, json.dumps(completion("half \ud83d a pair")).encode()),
     "japanese": lambda send, key: send(200, completion(JAPANESE)),
+    "echo": lambda send, key: send(200, completion(f"You sent the key {key} to me. So the answer is 98.")),
     "401": lambda send, key: send(401, failure(f"Incorrect API key provided: {key}.")),
     "400": lambda send, key: send(400, failure(f"context too long, said {key}")),
     "404": lambda send, key: send(404, failure("The model does not exist.")),
+}
+
+
+def _head(handler, *lines: str, status: str = "200 OK") -> None:
+    handler.wfile.write("\r\n".join([f"HTTP/1.1 {status}", "Content-Type: application/json", *lines, "", ""]).encode())
+
+
+def _drip(handler) -> None:
+    _head(handler, "Content-Length: 100000")
+    for _ in range(2000):
+        handler.wfile.write(b" ")
+        time.sleep(0.02)
+
+
+def _endless(handler) -> None:
+    _head(handler, "Transfer-Encoding: chunked")
+    while True:
+        handler.wfile.write(b"10000\r\n" + b" " * 65536 + b"\r\n")
+
+
+def _reset(handler) -> None:
+    _head(handler, "Content-Length: 1000")
+    # Closed with what came unread and no time to send: the client sees a reset, not an end.
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+def _redirect(handler) -> None:
+    _head(handler, f"Location: {handler.path}", "Content-Length: 0", status="307 Temporary Redirect")
+
+
+def _bad_gzip(handler) -> None:
+    _head(handler, "Content-Encoding: gzip", "Content-Length: 7")
+    handler.wfile.write(b"no gzip")
+
+
+_RAW = {
+    "drip": _drip,
+    "endless": _endless,
+    "reset": _reset,
+    "redirect loop": _redirect,
+    "bad gzip": _bad_gzip,
+    "no http": lambda handler: handler.wfile.write(b"SSH-2.0-OpenSSH_9.6\r\n"),
+    "endless header": lambda handler: handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2**20),
+    "wrong length": lambda handler: (_head(handler, "Content-Length: -5"), handler.wfile.write(b"{}")),
 }
 
 

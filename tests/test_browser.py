@@ -1,7 +1,8 @@
-"""The review forms as a reader meets them: JupyterLab, a kernel and Chromium, with clicks, Japanese text, single keys and a restart."""
+"""The forms as a reader meets them: JupyterLab, a kernel and Chromium, with clicks, Japanese text, single keys, a stop and a restart."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -16,17 +17,37 @@ import urllib.request
 import nbformat
 import pytest
 
-from helpers import corpora, gates
+from helpers import corpora, gates, playground
 from helpers.edits import EditStore
 from helpers.files import ROOT
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-CELLS = (
+REVIEW = (
     "import os\nfrom helpers import corpora, edits, review\nrecords = corpora.questions()[:12]",
     "review.curation_table(records, edits.EditStore('table.jsonl'))",
     "pairs = [(r.replace(reasoning=''), r.reasoning, '') for r in records]\n"
     "review.rationale_review(pairs, edits.EditStore('rationales.jsonl'))",
+    "print('ready', os.getpid())",
+)
+# Real completions of the tiny model, slow enough to be stopped: about 20 tokens a second.
+PLAYGROUND = (
+    "import os, time\nfrom helpers import answering, models, playground, profiles\nprofile = profiles.choose('tiny')\n"
+    "tokenizer = models.load_tokenizer(profile)\nmodel = models.load_for_inference(profile)\n"
+    "class Slow(answering.Answerer):\n"
+    "    def __call__(self, system, request, seen, stop):\n"
+    "        return super().__call__(system, request, seen, lambda: time.sleep(0.05) or stop())\n"
+    "answer = Slow(profile, {name: lambda: (model, tokenizer) for name in ('base', 'plain')})",
+    "playground.Playground(answer, 'playground')",
+    "print('ready', os.getpid())",
+)
+# A real training of the tiny model, a third of a second a step, once there is a file called "go".
+TRAINING = (
+    "import os, time\nfrom helpers import corpora, display, profiles, runtime, training\nruntime.quiet()\n"
+    "profile = profiles.choose('tiny').replace(batch_size=2, accumulation=1, replay_pairs=0, evaluations=1)\n"
+    "questions = [q for q in corpora.questions() if q.split == 'train'][:12]\norder = training.plan(profile.recipe, [], questions)\n"
+    "def slow(row):\n    show(row)\n    time.sleep(0.3)",
+    "if os.path.exists('go'):\n    show = display.training_view(order.steps)\n    training.train(profile, order, {'pairs': [], 'questions': questions[:1]}, 'arm', progress=slow)",
     "print('ready', os.getpid())",
 )
 # Controls of which a part is outside the output or cut off within.
@@ -34,6 +55,7 @@ CUT = """() => [...document.querySelectorAll('.jp-OutputArea-output')].flatMap(o
   [...output.querySelectorAll('button, label, textarea, select, input')].filter(e => e.offsetParent &&
     (e.scrollWidth > e.clientWidth + 1 || e.getBoundingClientRect().right > output.getBoundingClientRect().right + .5)
   ).map(e => e.tagName + ' ' + (e.placeholder || e.textContent)))"""
+READY = re.compile(r"ready \d+")
 QUESTION = "日本で最も標高が高い山の名前は？"
 
 
@@ -42,9 +64,9 @@ def _missing() -> str:
     return " and ".join([*names, *([] if CHROMIUM else ["Chromium"])])
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """The address of a notebook with both forms in a JupyterLab of its own, and the folder that it writes to."""
+@contextlib.contextmanager
+def lab(tmp_path, texts):
+    """The address of a notebook of these cells in a JupyterLab of its own, and the folder that it writes to."""
     import psutil
 
     work, home = tmp_path / "work", tmp_path / "home"
@@ -61,7 +83,7 @@ def lab(tmp_path):
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     (kernel / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "here", "language": "python"}))
     book = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(text, id=f"c{i}") for i, text in enumerate(CELLS)],
+        cells=[nbformat.v4.new_code_cell(text, id=f"c{i}") for i, text in enumerate(texts)],
         metadata={"kernelspec": {"name": "here", "display_name": "here", "language": "python"}},
     )
     work.mkdir()
@@ -101,33 +123,56 @@ def _address(server: subprocess.Popen, runtime, token: str, log) -> str:
     pytest.fail(f"JupyterLab does not answer:\n{log.read_text()[-3000:]}")
 
 
+needed = pytest.mark.skipif(bool(_missing()), reason=f"{_missing()} not installed: the forms are not tried in a browser")
+
+
 def _verdicts(path) -> dict[str, tuple[str, dict]]:
     return {d.id: (d.verdict, d.changes) for d in EditStore(path, say=pytest.fail).decisions().values()}
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(bool(_missing()), reason=f"{_missing()} not installed: the forms are not tried in a browser")
-def test_the_review_forms_in_a_browser(lab):
+@contextlib.contextmanager
+def opened(tmp_path, texts):
+    """A page with these cells, run; the last of them prints "ready" and its process. And the folder that they write to."""
     from playwright.sync_api import expect, sync_playwright
 
-    address, work = lab
-    records = corpora.questions()[:12]
-    first, second, third, *_ = records
-    with sync_playwright() as playwright:
+    with lab(tmp_path, texts) as (address, work), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1100, "height": 900})
+        page = browser.new_page(viewport={"width": 1100, "height": 900}, locale="ja-JP")
         page.set_default_timeout(20_000)
         expect.set_options(timeout=20_000)
         page.goto(address)
-        expect(page.locator(".jp-CodeCell")).to_have_count(len(CELLS))
+        expect(page.locator(".jp-CodeCell")).to_have_count(len(texts))
         # Without the kernel's name "Idle" is also what a notebook without a kernel shows; what is run then is lost.
-        expect(page.locator("#jp-main-statusbar")).to_contain_text("here | Idle")
+        expect(page.locator("#jp-main-statusbar")).to_contain_text("here | Idle", timeout=60_000)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        cells, ready = page.locator(".jp-CodeCell"), re.compile(r"ready \d+")
+        expect(page.locator(".jp-CodeCell").last).to_contain_text(READY, timeout=120_000)
+        yield page, work
+        browser.close()
+
+
+def restart(page) -> None:
+    """A new kernel, and every cell run in it."""
+    from playwright.sync_api import expect
+
+    last = page.locator(".jp-CodeCell").last.locator(".jp-OutputArea-output")
+    before = last.inner_text()
+    page.locator("[data-command='notebook:restart-run-all']").first.click()
+    page.locator(".jp-Dialog .jp-mod-accept").click()
+    expect(last).to_contain_text(READY, timeout=120_000)
+    expect(last).not_to_have_text(before, timeout=120_000)
+
+
+@pytest.mark.slow
+@needed
+def test_the_review_forms_in_a_browser(tmp_path):
+    from playwright.sync_api import expect
+
+    records = corpora.questions()[:12]
+    first, second, third, *_ = records
+    with opened(tmp_path, REVIEW) as (page, work):
+        cells = page.locator(".jp-CodeCell")
         table, form = cells.nth(1), cells.nth(2)
-        expect(cells.nth(3)).to_contain_text(ready)
-        kernel = cells.nth(3).locator(".jp-OutputArea-output").inner_text()
 
         def row(record):
             text = page.locator(".widget-html", has_text=re.compile(rf"^\s*{record.id} · "))
@@ -193,11 +238,7 @@ def test_the_review_forms_in_a_browser(lab):
         decided = _verdicts(work / "rationales.jsonl")
         assert decided[third.id] == ("edit", {"reasoning": text}) and decided[records[3].id] == ("reject", {})
 
-        # A new kernel.
-        page.locator("[data-command='notebook:restart-run-all']").first.click()
-        page.locator(".jp-Dialog .jp-mod-accept").click()
-        expect(cells.nth(3).locator(".jp-OutputArea-output")).to_contain_text(ready)
-        expect(cells.nth(3).locator(".jp-OutputArea-output")).not_to_have_text(kernel)
+        restart(page)
         expect(row(first)).to_contain_text("除外 / rejected")
         expect(row(second)).to_contain_text(QUESTION)
         expect(form).to_contain_text(f"5{number}済み / decided: 4")
@@ -205,5 +246,140 @@ def test_the_review_forms_in_a_browser(lab):
         decide("u")
         expect(form).to_contain_text(f"4{number}済み / decided: 3")
         assert _verdicts(work / "rationales.jsonl").keys() == {first.id, second.id, third.id}
-        expect(cells).to_have_count(len(CELLS))  # no key went to the notebook
+        expect(cells).to_have_count(len(REVIEW))  # no key went to the notebook
+
+
+@pytest.mark.slow
+@needed
+def test_the_playground_in_a_browser(tmp_path):
+    from playwright.sync_api import expect
+
+    with opened(tmp_path, PLAYGROUND) as (page, work):
+        form = page.locator(".jp-CodeCell").nth(1)
+        run, stop = (form.get_by_role("button", name=name) for name in ("実行 / Run", "停止 / Stop"))
+        kept = work / "playground" / "history.jsonl"
+
+        def rows():
+            return [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+
+        for width in (700, 1000, 1400):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(200)
+            assert page.evaluate(CUT) == [], width
+        # An example, run to its end by both.
+        form.get_by_role("button", name=playground.EXAMPLES[0][0]).click()
+        expect(form.get_by_label("日本語 / Japanese")).to_have_value(playground.EXAMPLES[0][0])
+        run.click()
+        expect(run).to_be_enabled()
+        expect(form.locator("table")).to_contain_text(playground.EXAMPLES[0][0])
+        assert [r["system"] for r in rows()] == ["base", "plain"] and not any(r["error"] or r["stopped"] for r in rows())
+        form.get_by_role("button", name="👍").nth(1).click()
+        expect(form.locator("table")).to_contain_text("👍")
+        # Japanese text of a reader's own, seen while it is written, stopped in the middle.
+        form.get_by_label("日本語 / Japanese").fill("")
+        form.get_by_label("日本語 / Japanese").click()
+        for character in "富士山はどこ？<b>🗻":
+            page.keyboard.insert_text(character)
+        slider = form.locator(".widget-slider", has_text="Max tokens").locator(".widget-readout")
+        slider.click()
+        page.keyboard.press("ControlOrMeta+A")
+        page.keyboard.type("96")
+        page.keyboard.press("Enter")
+        run.click()
+        expect(form.get_by_role("button", name="計算中 / running")).to_be_disabled()
+        box = form.locator(".widget-html", has_text=re.compile("^英語 / English")).first
+        expect(box).to_be_visible()
+        early = box.inner_text()
+        expect(box).not_to_have_text(early)
+        page.screenshot(path=tmp_path / "streaming.png", full_page=True)
+        stop.click()
+        expect(form).to_contain_text("停止 / stopped")
+        expect(run).to_be_enabled()
+        *_, last = rows()
+        assert last["stopped"] and last["question"] == "富士山はどこ？<b>🗻" and last["system"] == "base" and 1 < last["written"] < 96
+        assert len(last["english"]) >= len(early) - len("英語 / English")
+        # The mode that takes English, with a right answer of the reader's.
+        form.get_by_label("方式 / Mode").select_option(label="英語の質問に答える / answer an English question")
+        form.get_by_role("button", name=playground.EXAMPLES[1][1]).click()
+        run.click()
+        expect(form.locator("table")).to_contain_text(playground.EXAMPLES[1][1])
+        expect(run).to_be_enabled()
+        form.get_by_label("正しい答え").fill("Paris")
+        page.keyboard.press("Tab")
+        expect(form.locator("table")).to_contain_text("right answer: Paris")
+        form.get_by_role("button", name="CSV").click()
+        expect(form).to_contain_text("保存しました / saved")
+        page.wait_for_timeout(300)
+        assert page.evaluate(CUT) == []
+        page.set_viewport_size({"width": 1000, "height": 1800})
+        page.wait_for_timeout(300)
+        form.screenshot(path=tmp_path / "playground.png")
+        restart(page)
+        expect(form.locator("table")).to_contain_text("right answer: Paris")
+        expect(form.locator("table")).to_contain_text("富士山はどこ？<b>🗻")
+        assert len(rows()) == 5 and rows()[1]["rating"] == "up"
+
+
+@pytest.mark.slow
+@needed
+def test_training_is_paused_with_the_stop_button_of_the_notebook_and_goes_on(tmp_path):
+    from playwright.sync_api import expect
+
+    with opened(tmp_path, TRAINING) as (page, work):
+        (work / "go").touch()
+        cell = page.locator(".jp-CodeCell").nth(1)
+
+        def run():
+            cell.locator(".cm-content").click()
+            page.keyboard.press("Control+Enter")
+
+        run()
+        expect(cell).to_contain_text(re.compile(r"step [3-9]/12"), timeout=60_000)
+        expect(cell).to_contain_text("一時停止して保存 / (interrupt the kernel): pause and save")
+        expect(cell.locator("svg polyline")).to_be_visible()
+        cell.screenshot(path=tmp_path / "training.png")
+        page.locator("[data-command='notebook:interrupt-kernel']").first.click()
+        expect(cell).to_contain_text(re.compile(r"paused at step \d+ of 12, and saved"))
+        reached = int(re.search(r"paused at step (\d+)", cell.inner_text())[1])
+        run()
+        expect(cell).to_contain_text(f"Going on from step {reached} of 12.", timeout=60_000)
+        expect(cell).to_contain_text("完了 / done in", timeout=60_000)
+        steps = [json.loads(line)["step"] for line in (work / "arm" / "log.jsonl").read_text().splitlines()]
+        assert 3 <= reached < 12 and steps == list(range(13)), "no gap and no repeat"
+        expect(cell).not_to_contain_text("Traceback")
+
+
+@pytest.mark.slow
+@needed
+def test_a_report_opens_offline_and_prints(tmp_path, monkeypatch, pairs):
+    """Self-contained, escaped, and on paper: the page and a half, then the details where they have been opened."""
+    from playwright.sync_api import sync_playwright
+
+    from helpers import evaluation, pipeline, report, results, runtime
+
+    monkeypatch.setenv("BONSAI_RUNS", str(tmp_path))
+    many = [p.replace(id=f"{p.id}-{n}", ja=f"{n}番目の話。{p.ja}", en=f"Story {n}. {p.en}") for n in range(6) for p in pairs]
+    monkeypatch.setattr(corpora, "tatoeba", lambda say=print: many)
+    run = runtime.open_run("t", "tiny", train_pairs=16, dev_pairs=2, test_pairs=4, replay_pairs=8)
+    data = pipeline.ensure(run, train=True)
+    evaluation.predict(run, data)
+    tables = results.results(run, data)
+    tables.examples[0].update(question="<script>document.title='broken'</script>", answer="<img src=x onerror=\"document.title='broken'\">")
+    folder = report.write(run, tables, report.figures(run, tables))
+    asked = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1000, "height": 1300})
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((folder / "report.html").as_uri())
+        assert page.title().startswith("Does adding Reasoning") and all(u.startswith(("file:", "data:")) for u in asked)
+        drawn = page.evaluate("[...document.images].map(i => i.naturalWidth > 0 && i.alt.length > 10)")
+        assert len(drawn) >= 6 and all(drawn)
+        closed = page.pdf(format="A4")
+        page.locator("summary").click()
+        opened = page.pdf(format="A4")
+        page.screenshot(path=tmp_path / "report.png", full_page=True)
+        (tmp_path / "report.pdf").write_bytes(closed)
         browser.close()
+    pages = [len(re.findall(rb"/Type\s*/Page\b", text)) for text in (closed, opened)]
+    assert pages[0] <= 5 and pages[0] < pages[1], pages

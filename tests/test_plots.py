@@ -154,6 +154,17 @@ def test_translation_highlights_the_highest_alone():
     assert colours[0] == figure_style.VERMILLION and set(colours[1:]) == {figure_style.INK}
 
 
+def test_a_forest_of_unequal_numbers_of_seeds_says_so():
+    figure = plots.forest(_differences().assign(seeds=[3, 3, 1]))
+    assert "2 of 3 differences are clear of zero" in (said := figure.get_suptitle().replace("\n", " ")) and "(1 of 2 with 3 seeds, 1 of 1 with 1 seed)" in said
+    assert "−8.0 [−12.0, −4.0]\nn = 500, 1 seed" in _texts(figure) and "seed" not in "".join(_texts(plots.forest(_differences().assign(seeds=3))))
+
+
+def test_a_forest_with_outcomes_is_coloured_by_them():
+    figure = plots.forest(_differences().assign(outcome=["improves", "no detectable difference", "no detectable difference"]))
+    assert "1 of 3 differences holds after correction" in figure.get_suptitle().replace("\n", " ")
+
+
 def test_forest_colours_say_on_which_side_of_zero():
     ax = plots.forest(_differences()).axes[0]
     colours = [c.lines[0].get_color() for c in ax.containers]
@@ -170,7 +181,7 @@ def test_dose_has_a_panel_for_each_set_and_a_line_for_each_stage():
     assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("authored questions", "positive control")
     assert [c.get_label() for c in left.containers] == ["S2", "S4"]
     assert list(right.containers[1].lines[0].get_ydata()) == [5, 8.3, 15], "from none to all"
-    assert "control: 15.0 % at 100 % Reasoning" in " ".join(figure.get_suptitle().split())
+    assert "From 0 % to 100 % Reasoning: S4 on authored 5.0 → 5.0 %, S4 on control 5.0 → 15.0 %" in " ".join(figure.get_suptitle().split())
     assert len(plots.dose(pd.DataFrame([r for r in rows if r["set"] == "control"])).axes) == 1
 
 

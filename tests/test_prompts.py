@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 
-from helpers import models, profiles, prompts
+from helpers import export, models, profiles, prompts
+from helpers.files import UserError
 from helpers.records import Record
+from tests import chat_tokenizers
 
 RECORD = Record("q", "qa", "水は何度で凍りますか？", "At how many degrees does water freeze?", "0", ("zero",), "Water turns to ice at 0 degrees.")
 
@@ -22,6 +27,14 @@ def test_exact_texts_of_every_style():
     assert text["text"] == body + "\nEnglish:"
     assert text["phi-2"] == f"Instruct: {body}\nOutput:\nEnglish:"
     assert text["phi-3"] == f"<|user|>\n{body}<|end|>\n<|assistant|>\nEnglish:"
+    assert text["phi-4"] == f"<|user|>{body}<|end|><|assistant|>English:"
+    assert text["gemma"] == f"<start_of_turn>user\n{body}<end_of_turn>\n<start_of_turn>model\nEnglish:"
+    header = "<|start_header_id|>{}<|end_header_id|>\n\n".format
+    assert text["llama-3"] == f"{header('user')}{body}<|eot_id|>{header('assistant')}English:"
+    turns = f"<|im_start|>user\n{body}<|im_end|>\n<|im_start|>assistant\n"
+    system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    assert text["qwen-2.5"] == f"<|im_start|>system\n{system}<|im_end|>\n{turns}English:"
+    assert text["qwen-3"] == f"{turns}<think>\n\n</think>\n\nEnglish:"
 
 
 @pytest.mark.parametrize(
@@ -109,3 +122,95 @@ def test_show_masked_gives_back_the_whole_text(family):
     pieces = prompts.show_masked(tokenizer, example)
     assert [s for _, s in pieces] == [False, True]
     assert "".join(t for t, _ in pieces) == tokenizer.decode(example["input_ids"])
+
+
+@pytest.fixture(scope="module", params=chat_tokenizers.FAMILIES)
+def chat(request):
+    return request.param, chat_tokenizers.make(request.param)
+
+
+def by_template(tokenizer, *turns: str, opening: bool) -> list[int]:
+    messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turns, strict=False)]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=opening, enable_thinking=False, return_dict=False)
+
+
+def check_against_template(style, tokenizer, stage, reasoning):
+    record = RECORD.replace(reasoning=reasoning)
+    user, cue = prompts.instruction(stage, ja=record.ja, en=record.en), prompts._CUES[stage]
+    left = prompts.encode_prompt(tokenizer, prompts.prompt(style, stage, ja=record.ja, en=record.en))
+    begun = tokenizer(cue, add_special_tokens=False)["input_ids"] if cue else []
+    assert left == by_template(tokenizer, user, opening=True) + begun
+    example = prompts.encode_example(tokenizer, style, stage, record)
+    whole = by_template(tokenizer, user, cue + prompts.completion(stage, record), opening=False)
+    n, end = len(example["input_ids"]), prompts.end_id(tokenizer, style)
+    assert whole[:n] == example["input_ids"] and tokenizer.decode(whole[n:]) in ("", "\n")
+    assert example["labels"].count(end) == 1 and example["labels"][-1] == end == tokenizer.convert_tokens_to_ids(prompts.STYLES[style].end)
+    assert example["input_ids"].count(end) == 2 + (style == "qwen-2.5"), "the ends of the system's, the user's and the model's turn"
+    if tokenizer.bos_token_id != tokenizer.eos_token_id:
+        assert left.count(tokenizer.bos_token_id) == (tokenizer.bos_token_id is not None)
+
+
+@pytest.mark.parametrize("stage", prompts.INSTRUCTIONS)
+@pytest.mark.parametrize("reasoning", ["", "Ice."])
+def test_a_chat_style_gives_the_tokens_of_the_chat_template(chat, stage, reasoning):
+    check_against_template(*chat, stage, reasoning)
+
+
+# TRL ships them to recognise a model by its template.
+@pytest.mark.parametrize(("style", "name"), [("gemma", "gemma3"), ("llama-3", "llama3"), ("qwen-2.5", "qwen2_5"), ("qwen-3", "qwen3")])
+def test_a_chat_style_gives_the_tokens_of_the_published_template(style, name):
+    path = Path(importlib.util.find_spec("trl").origin).parent / "chat_templates" / f"{name}.jinja"
+    if not path.exists():
+        pytest.skip(f"this version of TRL has no {path.name}")
+    tokenizer = chat_tokenizers.make(style)
+    tokenizer.chat_template = path.read_text(encoding="utf-8")
+    for stage in prompts.INSTRUCTIONS:
+        for reasoning in ("", "Ice."):
+            check_against_template(style, tokenizer, stage, reasoning)
+
+
+def test_few_shot_examples_stand_in_the_users_turn(chat):
+    style, tokenizer = chat
+    shots = prompts.few_shot("answer", [RECORD])
+    left = prompts.encode_prompt(tokenizer, prompts.prompt(style, "answer", en="Why?", shots=shots))
+    assert left == by_template(tokenizer, shots + prompts.instruction("answer", en="Why?"), opening=True)
+
+
+def test_markers_are_the_special_tokens_of_a_style(chat):
+    style, tokenizer = chat
+    named = {tokenizer.bos_token, tokenizer.pad_token} - {prompts.STYLES[style].end}
+    assert set(prompts.STYLES[style].markers) == set(chat_tokenizers.FAMILIES[style][0]) - named - {"<eos>"}
+    assert prompts.STYLES["text"].markers == prompts.STYLES["phi-2"].markers == ()
+
+
+def test_an_exported_chat_tokenizer_gives_the_same_ids_and_keeps_its_template(chat, tmp_path):
+    from transformers import AutoTokenizer
+
+    style, tokenizer = chat
+    export.save_tokenizer(tokenizer, tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    text = prompts.prompt(style, "multistep", ja=RECORD.ja)
+    assert again(text)["input_ids"] == prompts.encode_prompt(again, text) == prompts.encode_prompt(tokenizer, text)
+    assert by_template(again, RECORD.ja, opening=True) == by_template(tokenizer, RECORD.ja, opening=True)
+    assert prompts.end_id(again, style) == prompts.end_id(tokenizer, style)
+
+
+@pytest.mark.parametrize(("style", "marker"), [(s, m) for s in chat_tokenizers.FAMILIES for m in prompts.STYLES[s].markers])
+def test_a_tokenizer_without_a_special_token_of_the_style_is_refused(style, marker):
+    tokenizer = chat_tokenizers.make(style, without=marker)
+    with pytest.raises(UserError) as caught:
+        prompts.encode_example(tokenizer, style, "answer", RECORD)
+    message = str(caught.value)
+    assert f"{style!r}: expected {marker} to be one token" in message and "PROFILE" in message and "\n" not in message
+
+
+def test_an_unknown_token_is_not_taken_for_the_end():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>")), unk_token="<unk>")
+    assert words.convert_tokens_to_ids("<|end|>") == 0
+    with pytest.raises(UserError, match=r"expected <\|user\|> to be one token"):
+        prompts.end_id(words, "phi-3")
+    with pytest.raises(UserError, match="'text': expected the tokenizer to name an end-of-sequence token"):
+        prompts.end_id(words, "text")

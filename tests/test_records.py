@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers import corpora, records
+from helpers.answers import normalise_answer
 from helpers.files import UserError
 from helpers.records import Record, RecordError
 
@@ -43,6 +44,7 @@ def read(tmp_path, content: bytes) -> list[Record]:
         ),
         *(({name: blank}, name, "non-empty") for name in ("id", "ja", "en") for blank in ("", " \u3000\n")),
         ({"answer": ...}, "answer", "non-empty string for task qa"),
+        ({"answer": "。！"}, "answer", "a letter or digit"),
         ({"answer": " "}, "answer", "non-empty string for task qa"),
         ({"task": "translation"}, "task", "one of translate, qa, found 'translation'"),
         ({"difficulty": 1}, "difficulty", "one of the fields id, task, ja, en, answer"),
@@ -135,7 +137,7 @@ FULL = st.lists(
         task=st.sampled_from(records.TASKS),
         ja=TEXT.filter(str.strip),
         en=TEXT.filter(str.strip),
-        answer=TEXT.filter(str.strip),
+        answer=TEXT.filter(normalise_answer),
         aliases=st.lists(TEXT, max_size=3).map(tuple),
         reasoning=TEXT,
         category=TEXT,

@@ -142,6 +142,7 @@ def test_rule_and_reader_are_compared_on_the_same_answers(run, data, tmp_path):
     agreement.write(run.path("judged.jsonl"), truth)
     judged = results.results(run, data)
     assert judged.agreement == found and "named the same step in 100 % of 20 wrong answers" in report.broken_step(judged)
+    assert "knowledge/reasoning in " in report.broken_step(judged)
     other = [r | {"step": "chaining"} for r in truth]
     found = agreement.measure(run, data, other)
     assert found["agree"] == 0 and found["kappa"] == 0 and sum(r["n"] for r in found["confusion"]) == 20

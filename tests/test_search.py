@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -71,7 +72,8 @@ def test_a_search_trains_each_recipe_once_and_never_reads_the_test_set(tmp_path,
     wanted, said = search.load(write(tmp_path, FILE)), []
     read = []
     monkeypatch.setattr(inference, "all_stages", lambda *a, _do=inference.all_stages, **k: read.extend(a[3]) or _do(*a, **k))
-    rows = search.execute(wanted, profile="tiny", say=said.append)
+    kept = tmp_path / "kept" / "tiny.json"
+    rows = search.execute(wanted, profile="tiny", say=said.append, kept=kept)
     assert sum("found trained" in s for s in said) == 1, "the voted variant takes the first one's adapter"
     assert [(r["variant"], r["decoding"]) for r in rows] == [(v, d) for v in ("as-it-is", "voted", "rank-4") for d in ("free", "asked")]
     home = tmp_path / "runs" / "search-tiny"
@@ -83,3 +85,12 @@ def test_a_search_trains_each_recipe_once_and_never_reads_the_test_set(tmp_path,
     monkeypatch.setattr(search, "_measure", lambda *a: pytest.fail("done already"))
     monkeypatch.setattr(pipeline, "curate", lambda run, say: pipeline.load(run))
     assert search.execute(wanted, profile="tiny", say=said.append) == rows
+    for folder in (tmp_path / "runs").glob("search-tiny*"):
+        shutil.rmtree(folder / "arms")
+        (folder / "search.json").unlink(missing_ok=True)
+    assert search.execute(wanted, profile="tiny", say=said.append, kept=kept) == rows, "another machine goes on from what is kept"
+    assert kept.with_suffix(".md").read_text(encoding="utf-8") == (home / "search.md").read_text(encoding="utf-8")
+    write(tmp_path, FILE.replace("samples = 3", "samples = 5"))
+    with pytest.raises(pytest.fail.Exception, match="done already"):
+        search.execute(search.load(tmp_path / "tiny.toml"), profile="tiny", say=said.append, kept=kept)
+    assert json.loads(kept.read_text(encoding="utf-8")).keys() == {"as-it-is", "voted", "rank-4"}, "nothing that was kept is lost"

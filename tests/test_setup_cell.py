@@ -63,7 +63,7 @@ def test_the_setup_cell_says_the_way_out(tmp_path, repository, address, said):
     assert done.returncode == 1 and done.stdout == ""
     line = done.stderr.splitlines()[-1]
     assert (
-        line.startswith("Repository not found. Put the folder bonsai-reasoning-notebooks on Google Drive")
+        line.startswith("Repository not found. Put the folder bonsai-reasoning-notebooks into MyDrive")
         and said in line
     )
     assert "Traceback" not in done.stderr

@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import re
+import shutil
 
 import pytest
 
@@ -108,7 +109,6 @@ def test_a_study_runs_resumes_and_reports(run, tmp_path):
 
     def stop_after_two(system):
         finished.append(system.label)
-        experiment.keep(run, system, tmp_path / "kept")
         if len(finished) == 2:
             early = results.results(run, pipeline.load(run))
             page = report.write(run, early, report.figures(run, early)).joinpath("report.md").read_text(encoding="utf-8")
@@ -117,15 +117,15 @@ def test_a_study_runs_resumes_and_reports(run, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        experiment.execute(run, done=stop_after_two)
+        experiment.execute(run, done=stop_after_two, kept=tmp_path / "kept")
     assert finished == ["base", "plain seed 0", "reasoned-33 seed 0"]
     partial = results.results(run, pipeline.load(run))
     assert {r["arm"] for r in partial.stages} == {"base", "plain", "reasoned-33"}
     assert "still to come" in report.write(run, partial, report.figures(run, partial)).joinpath("report.md").read_text(encoding="utf-8")
 
     said = []
-    data = experiment.execute(run, say=said.append)
-    assert sum("found trained" in s for s in said) == 2 and sum("found in the run folder" in s for s in said) == 3
+    data = experiment.execute(run, say=said.append, kept=tmp_path / "kept")
+    assert sum("found in the run folder" in s for s in said) == 3 and sum("steps" in s for s in said) == 4, "what is predicted is not trained again"
     assert all(job.trained and job.predicted for job in experiment.plan(run))
     other = dataclasses.replace(run, profile=run.profile.replace(learning_rate=1e-4))
     assert not any(job.predicted or (job.trained and job.arm != "base") for job in experiment.plan(other)), "made with another learning rate"
@@ -133,6 +133,9 @@ def test_a_study_runs_resumes_and_reports(run, tmp_path):
     found = results.results(run, data)
     n = {s: sum(r["set"] == s for r in found.stages) for s in ("all", "authored", "control")}
     assert all(n.values())
+    uneven = dataclasses.replace(found, by_seed=[r for r in found.by_seed if (r["arm"], r["seed"]) != ("reasoned-100", 1)])
+    limits = [next(b[1] for b in report._blocks(run, r, {}) if b[0] == "p" and "intervals cover" in b[1]) for r in (found, uneven)]
+    assert ["between 1 and 2 of them" in text for text in limits] == [False, True]
     stages = {(r["arm"], r["stage"], r["set"], r["decoding"]): r for r in found.stages}
     assert stages["reasoned-33", "S4", "all", "asked"]["n"] == 22 and stages["reasoned-33", "S4", "all", "asked"]["reasoned"] == 100
     assert ("plain", "S4", "all", "asked") not in stages and stages["plain", "S5", "authored", "free"]["seeds"] == 2
@@ -147,13 +150,41 @@ def test_a_study_runs_resumes_and_reports(run, tmp_path):
     assert "still to come" not in page and "dose.png" in (folder / "details.md").read_text(encoding="utf-8")
     assert sum(page.count(f"| {s} |") for s in ("confirmed", "refuted", "inconclusive")) == 3
 
-    experiment.keep_report(folder, tmp_path / "kept")
+    experiment.keep_report(run, folder, tmp_path / "kept")
     assert {p.name for p in (tmp_path / "kept").iterdir() if p.is_file()} == {"report.md", "details.md", "headline.json", "results.json"}
     shown = re.findall(r"\((figures/[^)]+)\)", page + (folder / "details.md").read_text(encoding="utf-8"))
     assert len(shown) >= 7 and all((tmp_path / "kept" / name).exists() for name in shown)
     kept = tmp_path / "kept" / "reasoned-33" / "seed0"
-    assert {p.name for p in kept.iterdir()} == {"questions.jsonl.gz", "translation.jsonl.gz", "log.jsonl", "done.json"}
+    assert {p.name for p in kept.iterdir()} == {"questions.jsonl.gz", "translation.jsonl.gz", "log.jsonl", "done.json", "predictions.json"}
     system = next(s for s in evaluation.systems(run) if s.label == "reasoned-33 seed 0")
     assert gzip.decompress((kept / "questions.jsonl.gz").read_bytes()) == (system.folder / "questions.jsonl").read_bytes()
     first = json.loads(gzip.decompress((kept / "questions.jsonl.gz").read_bytes()).splitlines()[0])
     assert {"id", "stage", "asked", "answer", "truncated"} <= first.keys()
+
+    for part in ("arms", "predictions"):
+        shutil.rmtree(run.path(part))
+    assert all(not job.predicted for job in experiment.plan(run))
+    said.clear()
+    experiment.execute(run, say=said.append, kept=tmp_path / "kept")
+    assert sum("taken from" in s for s in said) == 7 and not any("steps" in s for s in said), "nothing is trained again"
+    assert results.results(run, data) == found and pipeline.training_logs(run).keys() == set(run.study.jobs)
+    assert all(job.trained and job.predicted for job in experiment.plan(run))
+    shutil.rmtree(run.path("predictions"))
+    assert not any(experiment.restore(other, data, s, tmp_path / "kept") for s in evaluation.systems(other)), "made with another learning rate"
+
+    # Those of older code are gone on with, and a report can be written of them; it says which they are.
+    for marker in (tmp_path / "kept").rglob("predictions.json"):
+        made = json.loads(marker.read_text())
+        marker.write_text(json.dumps(made | {"made_from": [made["made_from"][0], "older", *made["made_from"][2:]]}))
+    assert not any(experiment.restore(run, data, s, tmp_path / "kept") for s in evaluation.systems(run))
+    assert not any(experiment.restore(other, data, s, tmp_path / "kept", older=True) for s in evaluation.systems(other)), "other settings"
+    data = experiment.restore_all(run, tmp_path / "kept", said.append)
+    assert not evaluation.stale(run, data) and not any(job.predicted for job in experiment.plan(run))
+    assert all(job.trained and job.predicted for job in experiment.plan(run, tmp_path / "kept"))
+    said.clear()
+    experiment.execute(run, say=said.append, kept=tmp_path / "kept")
+    assert sum("taken from" in s for s in said) == 7 and not any("steps" in s for s in said), "nothing is trained again"
+    again = results.results(run, data)
+    assert again.older == [s.label for s in evaluation.systems(run)] and dataclasses.replace(again, older=[]) == found
+    page = report.write(run, again, report.figures(run, again)).joinpath("report.md").read_text(encoding="utf-8")
+    assert "Made by an earlier version of the code that trains and decodes, from the same data, model and settings: 7 of 7 systems." in page

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from helpers import formats, records, tables, workbook
 from helpers.files import UserError
 from helpers.records import Record, RecordError
+from tests.mutating import bytes_mutated
 
 HEADER = ["質問", "Question", "Answer", "別解", "分類"]
 ROWS = [
@@ -399,26 +400,6 @@ def test_what_is_written_is_read(tmp_path, rows):
 JUNK = [b'"', b"\\", b"{", b"}", b"[", b",", b":", b"\x00", b"\n", b"\r", b"\t", b";", b"\xe3", b"\xff\xfe", b"\xef\xbb\xbf", b"<", b"&#0;", b"PK\x03\x04"]
 
 
-def bytes_mutated(data: bytes, generator: random.Random) -> bytes:
-    found = bytearray(data)
-    for _ in range(generator.choice([1, 1, 2, 3, 10])):
-        at = generator.randrange(len(found)) if found else 0
-        match generator.randrange(6):
-            case 0 if found:
-                found[at] = generator.randrange(256)
-            case 1:
-                del found[at : at + generator.randint(1, 40)]
-            case 2:
-                found[at:at] = generator.choice(JUNK)
-            case 3:
-                found[at:at] = found[generator.randrange(len(found) or 1) :][: generator.randint(1, 60)]
-            case 4:
-                del found[at:]
-            case _ if found:
-                found[at] ^= 1 << generator.randrange(8)
-    return bytes(found)
-
-
 ODD = ["", " ", "\n", "x" * 20_001, "\x00", "\u200b", "=1+1", "@x", "#REF!", "NaN", "-1", "1e999", "qa", "dev", "雨", "🌳", "'", '"', "a|b;;c", "\ufeff"]
 ODD_JSON = [*ODD, None, True, 0, -1, 1.5, 10**50, [], ["a"], [1], {}, {"a": {"b": 1}}, [[]], "\ud800"]
 
@@ -455,19 +436,19 @@ def mutated_file(kind: str, generator: random.Random) -> bytes:
     structure = generator.random() < 0.5
     if kind in ("own.jsonl", "own.json"):
         if not structure:
-            return bytes_mutated(KINDS[kind], generator)
+            return bytes_mutated(KINDS[kind], generator, JUNK)
         header, rows = rows_mutated(generator, ODD_JSON)
         lines = [json.dumps(dict(zip(map(str, header), row, strict=False))) for row in rows]
         return (f"[{', '.join(lines)}]" if kind == "own.json" else "\n".join(lines)).encode()
     if kind == "records.jsonl":
         record = Record("q-1", "qa", *ROWS[0][:3], ("a",)).to_dict()
         if not structure:
-            return bytes_mutated(json.dumps(record, ensure_ascii=False).encode() + b"\n", generator)
+            return bytes_mutated(json.dumps(record, ensure_ascii=False).encode() + b"\n", generator, JUNK)
         record[generator.choice([*record, "new"])] = generator.choice(ODD_JSON)
         return json.dumps(record).encode()
     if kind == "own.csv":
         if not structure:
-            return bytes_mutated(csv_text().encode(generator.choice(["utf-8", "cp932", "utf-8-sig", "utf-16"])), generator)
+            return bytes_mutated(csv_text().encode(generator.choice(["utf-8", "cp932", "utf-8-sig", "utf-16"])), generator, JUNK)
         header, rows = rows_mutated(generator, ODD)
         return csv_text(rows, header, delimiter=generator.choice(",;\t")).encode("utf-8", "surrogatepass")
     if structure:
@@ -475,7 +456,7 @@ def mutated_file(kind: str, generator: random.Random) -> bytes:
         return excel(rows, header)
     data = EXCEL
     if generator.random() < 0.3:
-        return bytes_mutated(data, generator)
+        return bytes_mutated(data, generator, JUNK)
     target = generator.choice(["xl/worksheets/sheet1.xml"] * 3 + ["xl/workbook.xml", "xl/sharedStrings.xml", "[Content_Types].xml", "xl/styles.xml"])
     return repacked(data, lambda name, content: xml_mutated(content, generator) if name == target else content)
 
@@ -483,7 +464,7 @@ def mutated_file(kind: str, generator: random.Random) -> bytes:
 def xml_mutated(data: bytes, generator: random.Random) -> bytes:
     """Bytes, or a number or attribute inside the markup, changed."""
     if generator.random() < 0.5:
-        return bytes_mutated(data, generator)
+        return bytes_mutated(data, generator, JUNK)
     odd = [b'r="ZZZ9"', b'r="A0"', b't="s"', b't="e"', b't="b"', b't="d"', b't="n"', b't="inlineStr"', b'r="99999999"', b's="77"', b'ref="A1:XFD9"', b"<v>99</v>", b"<v>-1</v>", b"<f>A1</f>"]
     parts = data.split(b" ")
     parts.insert(generator.randrange(len(parts)), generator.choice(odd))

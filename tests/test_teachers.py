@@ -207,6 +207,24 @@ def test_a_server_that_stays_down_is_unavailable(fault, record, monkeypatch):
         assert KEY not in whole_text(caught.value)
 
 
+@pytest.mark.parametrize("fault", ["drip", "endless", "reset", "redirect loop", "bad gzip", "no http", "endless header", "wrong length"])
+def test_what_is_no_answer_at_all_neither_hangs_nor_fills_the_memory(fault, record, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(endpoint, "SLOWEST", 2)
+    begun = time.monotonic()
+    with serving(*[fault] * 99) as server:
+        with pytest.raises(teachers.Unavailable) as caught:
+            toy(server, tries=2).ask([record], 0)
+        assert time.monotonic() - begun < 30 and "\n" not in str(caught.value) and KEY not in whole_text(caught.value)
+
+
+def test_a_redirect_to_another_host_does_not_take_the_key_along(record, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving() as other, serving(f"redirect to {other.url.replace('127.0.0.1', 'localhost')}") as server:
+        (found,) = toy(server).ask([record], 0)
+        assert found.error == "" and server.keys == [f"Bearer {KEY}"] and other.keys == [""]
+
+
 def test_a_server_that_is_not_there_is_unavailable(record):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -224,7 +242,13 @@ def test_a_stop_ends_the_waiting_but_not_what_is_under_way(record):
         assert time.monotonic() - began < 5
     stop = threading.Event()
     with serving(delay=0.3) as server:
-        threading.Timer(0.1, stop.set).start()
+
+        def asked():
+            while not server.keys:
+                time.sleep(0.01)
+            stop.set()
+
+        threading.Thread(target=asked, daemon=True).start()
         assert len(toy(server, timeout=5).ask([record], 0, stop)) == 1
 
 
@@ -280,7 +304,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(record, monkeypatch, caplog
     caplog.set_level(logging.DEBUG)
     for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(name).setLevel(logging.DEBUG)
-    faults = ["429", "500", "cut", "malformed", "401", "400", "404", "error inside", "429 tomorrow"]
+    faults = ["429", "500", "cut", "malformed", "401", "400", "404", "error inside", "429 tomorrow", "echo"]
     seen = []
     with serving(*faults) as server:
         teacher = toy(server)

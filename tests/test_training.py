@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from helpers import files, fused, models, profiles, prompts, training
+from helpers import checkpoints, files, fused, models, profiles, prompts, training
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def adapter_bytes(folder):
 
 def log_rows(folder):
     timing = ("tokens_per_second", "peak_memory_gb")
-    return [{k: v for k, v in r.items() if k not in timing} for r in training.read_log(folder / "log.jsonl")]
+    return [{k: v for k, v in r.items() if k not in timing} for r in checkpoints.read_log(folder / "log.jsonl")]
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_shared_start_and_resume_equal_training_whole_bit_by_bit(setting, tmp_pa
 
     shared = training.train(profile, order, dev, tmp_path / "shared", stop_after=order.shared_steps)
     assert not (shared / "adapter").exists()
-    training.begin_from(shared, tmp_path / "arm")
+    checkpoints.begin_from(shared, tmp_path / "arm")
     said = []
     arm = training.train(profile, order, dev, tmp_path / "arm", say=said.append)
     assert any(f"step {order.shared_steps} of {order.steps}" in s for s in said)
@@ -153,8 +153,8 @@ def test_training_logs_every_field_and_lowers_the_loss_with_fp32_adapters(settin
     profile, pairs, train, dev = setting
     profile = profile.replace(learning_rate=1e-2, question_epochs=6)
     folder = training.train(profile, training.plan(profile.recipe, pairs, train), dev, tmp_path / "arm")
-    rows = training.read_log(folder / "log.jsonl")
-    assert set(rows[-1]) == set(training.LOG_FIELDS)
+    rows = checkpoints.read_log(folder / "log.jsonl")
+    assert set(rows[-1]) == set(checkpoints.LOG_FIELDS)
     assert rows[-1]["dev_translation_loss"] < rows[0]["dev_translation_loss"] - 0.05
     assert json.loads((folder / "done.json").read_text())["tokens_seen"] == rows[-1]["tokens_seen"]
     with safe_open(folder / "adapter" / "adapter_model.safetensors", "pt") as f:
@@ -164,11 +164,11 @@ def test_training_logs_every_field_and_lowers_the_loss_with_fp32_adapters(settin
 def test_a_damaged_log_names_the_line(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1, "tokens_seen": 3}\n{"step": \n')
     with pytest.raises(files.UserError, match="log.jsonl, line 2"):
-        training.read_log(tmp_path / "log.jsonl")
+        checkpoints.read_log(tmp_path / "log.jsonl")
 
 
 def test_a_checkpoint_without_its_last_file_is_not_taken(tmp_path):
     for step in (5, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
     (tmp_path / "checkpoint-5" / "trainer_state.json").write_text("{}")
-    assert training.last_checkpoint(tmp_path).name == "checkpoint-5"
+    assert checkpoints.last_checkpoint(tmp_path).name == "checkpoint-5"

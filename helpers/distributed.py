@@ -1,0 +1,154 @@
+"""Training on several GPUs, or nodes, through accelerate's launcher; on one GPU or a CPU just `training.train`.
+
+The launcher starts processes of its own, from a notebook too: accelerate's `notebook_launcher` refuses to once CUDA was used in the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import checkpoints, records
+from .files import ROOT, UserError, read_json, write_json
+from .profiles import Model, Profile, Recipe
+from .records import Record
+
+PROCESSES, CONFIGURATION, PARENT = "BONSAI_PROCESSES", "BONSAI_ACCELERATE", "BONSAI_PARENT"
+JOB, OUTPUT = "job.json", "processes.log"
+
+
+def processes(recipe: Recipe) -> int:
+    """How many processes train together: `BONSAI_PROCESSES`, else one a GPU, as far as a step divides. Raises `UserError`."""
+    wanted = os.environ.get(PROCESSES, "")
+    if wanted and not (wanted.isascii() and wanted.isdigit() and int(wanted)):
+        raise UserError(f"{PROCESSES}: expected a number of processes from 1, found {wanted!r}.")
+    import torch
+
+    whole = recipe.batch_size * recipe.accumulation
+    return int(wanted) if wanted else next(n for n in range(max(1, torch.cuda.device_count()), 0, -1) if whole % n == 0)
+
+
+def train(
+    profile: Profile,
+    order,
+    dev: dict[str, Sequence[Record]],
+    folder: str | Path,
+    *,
+    stop_after: int = 0,
+    progress: Callable[[dict], None] = lambda row: None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """`training.train` with the same arguments, in as many processes as `processes` says; each does its share of every step.
+
+    `BONSAI_ACCELERATE` names a configuration of accelerate's (`accelerate config`) for several nodes or FSDP. Raises `UserError`, with
+    what the processes said last in `processes.log` of the folder.
+    """
+    from . import training
+
+    if (count := processes(profile.recipe)) == 1 and not os.environ.get(CONFIGURATION):
+        return training.train(profile, order, dev, folder, stop_after=stop_after, progress=progress, say=say)
+    folder = Path(folder)
+    training.share(profile.recipe, count)
+    job = {
+        "profile": dataclasses.asdict(profile),
+        "items": [[stage, r.to_dict()] for stage, r in order.items],
+        "order": {"shared_steps": order.shared_steps, "batch": order.batch},
+        "dev": {name: [r.to_dict() for r in rows] for name, rows in dev.items()},
+        "stop_after": stop_after,
+    }
+    write_json(folder / JOB, job)
+    (folder / training.PAUSE).unlink(missing_ok=True)
+    say(f"Training in {count} processes that share each step (accelerate).")
+    with (folder / OUTPUT).open("w", encoding="utf-8") as output:
+        # A session of its own: an interrupt goes to this process alone, which asks for a pause.
+        process = subprocess.Popen(_command(folder, count), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | {PARENT: str(os.getpid())})
+        try:
+            _wait(process, folder, progress, say)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+    if process.returncode:
+        raise UserError(f"{_reason(folder)} All that was said: {folder / OUTPUT}")
+    return folder
+
+
+def _command(folder: Path, count: int) -> list[str]:
+    import torch
+
+    work = ["-m", f"{__package__}.distributed", str(folder.absolute())]
+    if configuration := os.environ.get(CONFIGURATION):
+        return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration, *work]
+    if not torch.cuda.is_available():
+        # accelerate's own wants MPI for processors; this is what it calls for GPUs.
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), *work]
+    # Port 0: any that is free.
+    options = ["--multi_gpu", "--num_processes", str(count), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return [sys.executable, "-m", "accelerate.commands.launch", *options, *work]
+
+
+def _wait(process: subprocess.Popen, folder: Path, progress: Callable[[dict], None], say: Callable[[str], None]) -> None:
+    """Show the log's rows as they come, until the processes have ended; an interrupt asks them to pause."""
+    from . import training
+
+    last, paused, ended = None, False, False
+    while True:
+        try:
+            ended = process.poll() is not None
+            for row in checkpoints.read_log(folder / checkpoints.LOG, partial=True):
+                if last is None or row["step"] > last:
+                    last = row["step"]
+                    progress(row)
+            if ended:
+                return
+            time.sleep(0.5)
+        except KeyboardInterrupt:
+            if paused:
+                raise
+            (folder / training.PAUSE).touch()
+            paused = True
+            say("Pausing: this step is finished and saved first. Interrupt again to stop at once; what is saved stays.")
+
+
+def _reason(folder: Path) -> str:
+    lines = [line for line in (folder / OUTPUT).read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    known = next((line for line in reversed(lines) if line.startswith("error: ")), "")
+    return known.removeprefix("error: ") or f"{folder}: the processes ended ({lines[-1][:300] if lines else 'without a word'})."
+
+
+def _work(folder: Path) -> None:
+    """What each process does."""
+    from . import runtime, training
+
+    runtime.quiet()
+    job = read_json(folder / JOB)
+    threading.Thread(target=_pause_when_gone, args=(int(os.environ[PARENT]), folder / training.PAUSE), daemon=True).start()
+    given = job["profile"]
+    model = Model(**given["model"] | {"lora_targets": tuple(given["model"]["lora_targets"])})
+    profile = Profile(given["name"], model, Recipe(**given["recipe"]))
+    items = tuple((stage, records.parse(record, JOB)) for stage, record in job["items"])
+    dev = {name: [records.parse(r, JOB) for r in rows] for name, rows in job["dev"].items()}
+    training.train(profile, training.Plan(items, **job["order"]), dev, folder, stop_after=job["stop_after"])
+
+
+def _pause_when_gone(parent: int, mark: Path) -> None:
+    """Ask for a pause once the process that started the training is gone: nobody would know of it, and another run would write here too."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(parent).wait()
+    mark.touch()
+
+
+if __name__ == "__main__":
+    try:
+        _work(Path(sys.argv[1]))
+    except UserError as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")

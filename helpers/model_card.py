@@ -1,0 +1,206 @@
+"""The card of an exported model, written from its run folder only: base, data, recipe, measured numbers, prompt, limits."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from . import corpora, inference, prompts, studies
+from .files import read_json
+from .results import DECODINGS
+from .runtime import Run
+
+# The hub's names for the licences of `profiles` (hub documentation, "Licenses").
+_LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0", "Gemma Terms of Use": "gemma", "Meta Llama 3 Community License": "llama3"}
+# Section 3.1 of the Gemma Terms of Use asks for this sentence, word for word, beside every copy of a derived model.
+_NOTICES = {"gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"}
+_ARMS = {
+    "plain": "no training question carries a rationale",
+    "reasoned": "{} % of the training questions carry a rationale (Reasoning) before their answer",
+    "shuffled": "a control: {} % of the training questions carry the rationale of another question",
+    "plain-token-matched": "a control: no rationale, as many target tokens as reasoned-33",
+}
+
+
+def base_name(run: Run) -> str:
+    """What the base model is called in public: its hub id, or the bare name of a folder or of a random test model."""
+    model = run.profile.model
+    if model.source == "package":
+        return model.model_card.removeprefix("https://huggingface.co/")
+    return Path(model.identifier).name if Path(model.identifier).exists() else model.identifier
+
+
+def _on_hub(run: Run) -> bool:
+    return run.profile.model.source != "random" and base_name(run).count("/") == 1
+
+
+def title(run: Run, arm: str, seed: int) -> str:
+    """Name of the exported model, such as "gemma3-270m-reasoned-33-seed0"."""
+    return f"{run.profile.name}-{arm}-seed{seed}"
+
+
+def licence(run: Run, arm: str) -> str:
+    """Text of the LICENSE.txt of an export: whose terms hold for the weights and for the data they were trained on."""
+    model = run.profile.model
+    notice = _NOTICES.get(_LICENCES.get(model.license, ""), "")
+    lines = [f"Base model {base_name(run)}: {model.license}.", notice and f"{notice}.", "These weights are derived from it: the same terms hold for them."]
+    return "\n".join([*filter(None, lines), *(f"Training data: {line}" for line in _attributions(run, arm))]) + "\n"
+
+
+def card(run: Run, arm: str, seed: int, weights: str) -> str:
+    """The README.md of an export (Markdown with the hub's metadata); `weights` is "adapter" or the dtype of the merged model.
+
+    Raises `UserError` when a file of the run folder is damaged; what the run folder does not have is said to be missing.
+    """
+    parts = [
+        f"# {title(run, arm, seed)}",
+        f"{base_name(run)}, trained with QLoRA to translate Japanese into English and to answer short questions asked in Japanese. "
+        f"Arm {arm}, seed {seed} of a comparison of training with and without Reasoning: {_about(arm)}. "
+        + ("This is the LoRA adapter alone." if weights == "adapter" else f"The adapter is merged into the base model; weights in {weights}."),
+        "## Base model and licence\n\n" + licence(run, arm).replace("\n", "\n\n").strip(),
+        "## Training data\n\n" + _data(run, arm),
+        "## Recipe\n\n" + _recipe(run, arm, seed),
+        "## Measured\n\n" + _measured(run, arm, seed),
+        "## Prompt format\n\n" + _prompt(run, arm, weights),
+        "## Limits\n\n" + _limits(run, arm, weights),
+    ]
+    return _metadata(run, arm, weights) + "\n\n".join(parts) + "\n"
+
+
+def _metadata(run: Run, arm: str, weights: str) -> str:
+    from huggingface_hub import ModelCardData
+
+    hub = _LICENCES.get(run.profile.model.license, "other")
+    more = {"license_name": run.profile.model.license.lower().replace(" ", "-")} if hub == "other" else {}
+    data = ModelCardData(
+        language=["ja", "en"],
+        license=hub,
+        library_name="peft" if weights == "adapter" else "transformers",
+        pipeline_tag="text-generation",
+        base_model=base_name(run) if _on_hub(run) else None,
+        base_model_relation=("adapter" if weights == "adapter" else "finetune") if _on_hub(run) else None,
+        tags=["translation", "question-answering", "qlora", *(["reasoning"] if studies.reasons(arm) else [])],
+        **more,
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n"
+
+
+def _about(arm: str) -> str:
+    if arm in _ARMS:
+        return _ARMS[arm]
+    kind, _, percent = arm.rpartition("-")
+    return _ARMS[kind].format(percent) if kind in _ARMS else "an arm of one's own"
+
+
+def _sources(run: Run) -> list[dict]:
+    path = run.path("data", "manifest.json")
+    return read_json(path).get("sources", []) if path.exists() else []
+
+
+def _attributions(run: Run, arm: str) -> list[str]:
+    found = [f"{s['name']}, {s['license']}. {s['attribution'].rstrip('.')}." for s in _sources(run)]
+    path = run.path("reasoning", "manifest.json")
+    if found and studies.reasons(arm) and path.exists():
+        manifest = read_json(path)
+        licences = manifest.get("licences", {}).get("rationales", {})
+        found += [f"rationales by the teacher {t!r}, {licences.get(t, 'licence not stated')}." for t in manifest.get("teachers", {})]
+    return found or ["what it was is not in the run folder any more."]
+
+
+def _data(run: Run, arm: str) -> str:
+    path = run.path("data", "train.jsonl")
+    if not path.exists():
+        return "The training data are not in the run folder any more."
+    with path.open(encoding="utf-8") as f:
+        rows = [json.loads(line) for line in f]
+    counted = Counter((r["task"], r["source"], r["license"]) for r in rows)
+    lines = [f"| {'sentence pairs' if t == 'translate' else 'questions'} | {s} | {li or 'not stated'} | {n:,} |" for (t, s, li), n in counted.items()]
+    table = "\n".join(["| what | source | licence | records |", "| --- | --- | --- | ---: |", *lines])
+    return table + "\n\n" + "\n".join(f"* {a}" for a in _attributions(run, arm))
+
+
+def _recipe(run: Run, arm: str, seed: int) -> str:
+    r, path = run.recipe, run.path("arms", arm, f"seed{seed}", "done.json")
+    done = read_json(path) if path.exists() else {}
+    rows = {
+        "method": "QLoRA (arXiv 2305.14314): base in NF4 with double quantisation, LoRA on " + " ".join(run.profile.model.lora_targets),
+        "rank, alpha": f"{r.rank}, {r.alpha}",
+        "learning rate": f"{r.learning_rate:g}, warm-up over {100 * r.warmup_ratio:g} % of the steps",
+        "examples a step": f"{r.batch_size} × {r.accumulation}",
+        "longest example": f"{r.max_length} tokens",
+        "epochs": f"1 over the sentence pairs, then {r.question_epochs} over the questions with {r.replay_pairs} of the pairs mixed in",
+    }
+    if done:
+        rows["run"] = f"{done['steps']} steps, {done['tokens_seen']:,} tokens, {done['precision']} on {done['device']}"
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows.items())])
+
+
+def _measured(run: Run, arm: str, seed: int) -> str:
+    path = run.path("report", "results.json")
+    found = read_json(path) if path.exists() else {}
+    rows = [r for r in found.get("by_seed", []) if (r["arm"], r["seed"]) == (arm, seed)]
+    if not rows:
+        return "Not measured: the run folder has no results of this arm and seed."
+    lines = ["| what | questions | value [95 % interval] | n |", "| --- | --- | ---: | ---: |"]
+    for r in found["translation"]:
+        if r["system"] == arm:
+            mean = f", mean over {r['seeds']} seeds" if r["seeds"] > 1 else ""
+            lines.append(f"| chrF++ on unseen sentence pairs{mean} | | {_interval(r, '')} | {r['n']} |")
+    for r in rows:
+        asked = ", asked for Reasoning" if r["decoding"] == DECODINGS[True] else ""
+        lines.append(f"| {r['stage']}, {inference.STAGES[r['stage']]}{asked} | {r['set']} | {_interval(r, ' %')} | {r['n']} |")
+    text = "\n".join(lines) + "\n\nAccuracy is exact match after normalisation, greedy decoding, held-out questions (`control`: generated arithmetic and date problems)."
+    against = [r for r in found["paired"] if r["a"] == arm and r["stage"] in ("S2", "S4")]
+    if against:
+        text += "\n\nPaired comparisons over all seeds of the arm, Holm-adjusted:\n\n" + "\n".join(
+            f"* {r['verdict'].rstrip('.')}; seeds: {r['seeds']}." for r in against
+        )
+    return text
+
+
+def _interval(row: dict, unit: str) -> str:
+    return f"{row['value']:.1f}{unit} [{row['low']:.1f}, {row['high']:.1f}]"
+
+
+def _prompt(run: Run, arm: str, weights: str) -> str:
+    style, example = run.profile.model.prompt_style, next(r for r in corpora.questions() if r.split == "test")
+    blocks = {
+        "Translation": prompts.prompt(style, "translate", ja=example.ja),
+        "Translate, then answer": prompts.prompt(style, "multistep", ja=example.ja),
+        "Answer an English question": prompts.prompt(style, "answer", en=example.en),
+    }
+    shown = "\n\n".join(f"{name}:\n\n```\n{text}\n```" for name, text in blocks.items())
+    asked = '\n\nTo ask for Reasoning where the model writes none, begin the line after "English: …" with "Reasoning:".' if studies.reasons(arm) else ""
+    extra, load = "", 'model = AutoModelForCausalLM.from_pretrained("FOLDER")'
+    if weights == "adapter":
+        load = f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base_name(run)}"), "FOLDER")'
+        extra = "from peft import PeftModel\n"
+    code = (
+        f'{extra}from transformers import AutoModelForCausalLM, AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")\n{load}\n'
+        f"prompt = {blocks['Translate, then answer']!r}\n"
+        f'inputs = tokenizer(prompt, return_tensors="pt")\n'
+        f"output = model.generate(**inputs, max_new_tokens={run.recipe.multistep_budget}, do_sample=False)\n"
+        f'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))'
+    )
+    return (
+        f"The prompt ends where the block ends, in the last one with the line break; the completion follows at once. The tokenizer here puts in front "
+        f"what the model was trained with. A translation ends at the line break, the other completions "
+        f"with the line that begins with `Answer:`.\n\n{shown}{asked}\n\n```python\n{code}\n```"
+    )
+
+
+def _limits(run: Run, arm: str, weights: str) -> str:
+    lines = [
+        "A research artefact of a very small model: most answers to questions are wrong, rates are above. Do not rely on an answer or a rationale.",
+        "Rationales read well and are often false; they were learnt as text, not checked when written.",
+        "Trained on short sentences and short questions with a bias towards Japan; longer texts and other tasks were not measured.",
+        "Measured in the prompt format above, with the base in NF4 de-quantised to the precision of the training run.",
+    ]
+    if weights == "adapter":
+        lines.append("Trained on the base model in NF4. On a base in full precision it was not measured.")
+    if run.profile.model.source == "package":
+        lines.append("The base was read from a Q4_K_M quantisation of the model, so its weights differ a little from the ones that its authors published.")
+    if not run.profile.model.fp16_safe:
+        lines.append("Compute in bfloat16 or float32: the activations of this family can exceed what float16 holds.")
+    return "\n".join(f"* {line}" for line in lines)
