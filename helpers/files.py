@@ -30,9 +30,13 @@ def disk_is_full(error: BaseException) -> bool:
 
 def memory_ran_out(error: BaseException) -> bool:
     """Whether an error says that the memory of the GPU or of the processor ran out, of whatever class it is."""
-    # torch has a class of its own for a GPU, and only words for a processor, its own and oneDNN's; a system call has a number.
+    # torch has a class of its own for a GPU, and only words for a processor, its own and oneDNN's; a system call has a number, which
+    # safetensors puts into words (mmap); threads and shared libraries have a mapping of their own.
     own = type(error).__name__ == "OutOfMemoryError" or getattr(error, "errno", None) == errno.ENOMEM
-    words = ("can't allocate memory", "could not create a primitive", "CUBLAS_STATUS_ALLOC_FAILED")
+    words = (
+        os.strerror(errno.ENOMEM), "can't allocate memory", "could not create a primitive", "CUBLAS_STATUS_ALLOC_FAILED", "bad_alloc",
+        "can't start new thread", "failed to map segment",
+    )  # fmt: skip
     return isinstance(error, MemoryError) or own or any(w in str(error) for w in words)
 
 

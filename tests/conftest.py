@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from helpers import corpora, profiles
@@ -17,6 +19,14 @@ PAIRS = [
     ("弟は虫の図鑑に夢中だ。", "My little brother is absorbed in a book about insects."),
     ("会議は来週の木曜日に延期された。", "The meeting was put off until Thursday next week."),
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """A shell's background job is started with Ctrl-C ignored, and so would be every process that the tests start and interrupt."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)
