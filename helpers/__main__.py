@@ -58,7 +58,9 @@ def _run(options: argparse.Namespace) -> int:
     profiles.choose(options.profile)
     studies.load(options.study)
     folder = _run_folder(options.run)
-    parameters = {"RUN": options.run, "PROFILE": options.profile, "STUDY": options.study}
+    # A kernel works in the folder of the notebooks.
+    study = str(Path(options.study).absolute()) if options.study.endswith(".toml") else options.study
+    parameters = {"RUN": options.run, "PROFILE": options.profile, "STUDY": study}
     done = execution.run(notebooks.NOTEBOOKS, folder, parameters, options.fresh)
     execution.summary(folder, done)
     return 0
@@ -74,15 +76,20 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from . import display, evaluation, experiment, pipeline, report, results, runtime, studies
+    from . import display, evaluation, experiment, own_evaluation, pipeline, report, results, runtime, studies
 
     runtime.quiet()
     name = options.run or studies.load(options.study).name
     _run_folder(name)
-    run = runtime.open_run(name, options.profile, study=options.study)
+    # A look at the plan begins no run folder.
+    run = own_evaluation.open_run(name, options.profile, options.study) if options.plan else runtime.open_run(name, options.profile, study=options.study)
     kept = Path(options.keep) if options.keep else None
+    if kept and not options.plan and not options.report:
+        pipeline.ensure(run)
     print(experiment.describe(run, experiment.plan(run, kept)), flush=True)
     if options.plan:
+        if kept and not pipeline.is_curated(run):
+            print(f"What lies in {kept} is not counted yet: it is compared with the data, which the study makes first.")
         return 0
     if options.report:
         data = experiment.restore_all(run, kept) if kept else pipeline.load(run)
@@ -128,11 +135,11 @@ def _judge_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _judge(options: argparse.Namespace) -> int:
-    from . import agreement, pipeline, runtime, studies
+    from . import agreement, export, pipeline, studies
 
     name = options.run or studies.load(options.study).name
     _run_folder(name)
-    run = runtime.open_run(name, study=options.study)
+    run = export.open_run(name, options.study)
     data = pipeline.load(run)
     judged, sheet = run.path("judged.jsonl"), run.path("to_judge.jsonl")
     if judged.exists():
@@ -169,7 +176,7 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="which of the arm's trained seeds (default: the first)")
     parser.add_argument("--study", default="", metavar="FILE", help="the .toml file, where the run was begun with one of your own")
     parser.add_argument("--to", default="", metavar="FOLDER", help="new folder for the merged model (default: exports/ of the run folder)")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float16", "bfloat16", "float32"], help="of the weights (default: what this machine computes in)")
+    parser.add_argument("--dtype", default="auto", help="of the weights: auto (what this machine computes in), float16, bfloat16 or float32 (default: %(default)s)")
     parser.add_argument("--gguf", action="store_true", help="a GGUF file for llama.cpp beside them")
     parser.add_argument("--push", default="", metavar="OWNER/NAME", help="instead: upload the adapter and its card to the hub (private)")
     parser.add_argument("--public", action="store_true", help="with --push: for everybody to see")
@@ -242,7 +249,7 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _bench_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["curation", "training", "generation", "growth"], help="curation: notebook 01 against rows; training: beside TRL; generation: beside transformers; growth: cost against tokens, length, size, batch")
+    parser.add_argument("what", choices=["curation", "training", "generation", "growth"], help="curation: notebook 01 against rows; training: beside TRL; generation: beside transformers and llama.cpp; growth: cost against tokens, length, size, batch")
     parser.add_argument("--steps", type=int, default=8, help="training: steps of each variant (default: %(default)s)")
     parser.add_argument("--profile", default="gemma3-270m", help="training, growth: model and recipe (default: %(default)s)")
     parser.add_argument("--run", default="default", metavar="NAME", help="generation: run folder below runs/ (default: %(default)s)")
@@ -252,7 +259,7 @@ def _bench_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from . import generation_speed, growth, notebooks, profiles, runtime, scale, throughput
+    from . import export, generation_speed, growth, notebooks, profiles, runtime, scale, throughput
 
     folder = notebooks.NOTEBOOKS / "results" / "bench"
     if options.what == "training":
@@ -264,7 +271,7 @@ def _bench(options: argparse.Namespace) -> int:
     elif options.what == "generation":
         runtime.quiet()
         _run_folder(options.run)
-        run = runtime.open_run(options.run, study=options.study)
+        run = export.open_run(options.run, options.study)
         print(generation_speed.table(generation_speed.measure(run, options.arm, options.seed, folder=folder)))
     else:
         print(scale.table(scale.measure(folder=folder)))
@@ -333,6 +340,10 @@ def main(argv: list[str]) -> int:
     """`dispatch`, with every error that the user can mend as one line on stderr; anything else shows its traceback."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")
+    for name in ("BONSAI_RUNS", "BONSAI_CACHE"):
+        if os.environ.get(name):
+            # Kernels and other processes work in other folders.
+            os.environ[name] = os.path.abspath(os.environ[name])
     try:
         return dispatch(argv)
     except KeyboardInterrupt:

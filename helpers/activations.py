@@ -12,13 +12,11 @@ class Step:
     `stream` is the input of one block, `block` what a block keeps whole, `working` what is there besides while it goes back, `outside` what
     is kept outside the blocks. `mixed`: products in 16 bits under autocast, else everything in fp32.
 
-    A T4 has no FlashAttention. Where heads share keys and values and no example is padded, transformers leaves the sharing to torch, which
-    does it in its math kernel alone there: the attention matrix is held whole, in fp32 (not `padded`).
+    A T4 has no FlashAttention. Where heads share keys and values and no example is padded, as one alone never is, transformers leaves the
+    sharing to torch, which does it in its math kernel alone there: the attention matrix is held whole, in fp32.
     """
 
-    def __init__(
-        self, shape: Architecture, length: int, batch: int, rank: int, targets: tuple[str, ...], weights: str, mixed: bool, padded: bool = True
-    ):
+    def __init__(self, shape: Architecture, length: int, batch: int, rank: int, targets: tuple[str, ...], weights: str, mixed: bool):
         c = shape.config
         self.shape, self.tokens, self.mixed, self.nf4 = shape, length * batch, mixed, weights == "nf4"
         self.unit = unit = 2 if mixed else 4
@@ -35,8 +33,8 @@ class Step:
         fixed = batch * (4 * shape.heads * -(-length // 32) * 32 + unit * length * length)
         copies = 2 * rank * sum(x.inputs + x.outputs for x in self.adapted.values()) if mixed else 0
         self.block = self.tokens * per_token + fixed + copies
-        whole = shape.kv_heads < shape.heads and not (padded and batch > 1)
-        self.matrix = 4 * batch * shape.heads * length * length if whole else 0
+        whole = shape.kv_heads < shape.heads and batch == 1
+        self.matrix = 4 * shape.heads * length * length if whole else 0
         self.block += self.matrix
         # The final norm keeps its input in fp32; the mask is there as booleans, too.
         self.outside = self.tokens * self.width * 4 + batch * length * length

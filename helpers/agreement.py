@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from . import answers, evaluation, pipeline, studies
+from . import answers, evaluation, pipeline, scoring, studies
 from .files import UserError, read_lines, whole_file
 from .runtime import Run
 
@@ -67,7 +67,8 @@ def of(run: Run, data: pipeline.Data) -> dict:
 
 
 def measure(run: Run, data: pipeline.Data, judged: Sequence[dict]) -> dict:
-    """How often rule and reader agree: `n`, `agree` (percent), Cohen's `kappa` (1960) and the `confusion` rows (rule, reader, n).
+    """How often rule and reader agree: `n`, `agree` (percent; its 95 % interval `low`, `high`), Cohen's `kappa` (1960), the `confusion` rows
+    (rule, reader, n) and the `systems` that the answers are from (arm, seed, n).
 
     Raises `UserError` for a judgement of an answer that the predictions do not hold.
     """
@@ -80,8 +81,11 @@ def measure(run: Run, data: pipeline.Data, judged: Sequence[dict]) -> dict:
         pairs.append((rule[key] or "right", row["step"]))
     n, confusion = len(pairs), Counter(pairs)
     ours, theirs = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+    found = scoring.accuracy([a == b for a, b in pairs])
     agree = sum(a == b for a, b in pairs) / n
     chance = sum(ours[s] * theirs[s] for s in ours) / n**2
     kappa = 1.0 if chance == 1 else (agree - chance) / (1 - chance)
     rows = [{"rule": a, "reader": b, "n": confusion[a, b]} for a in JUDGED for b in JUDGED if confusion[a, b]]
-    return {"n": n, "agree": 100 * agree, "kappa": kappa, "confusion": rows}
+    systems = Counter((row["arm"], row["seed"]) for row in judged)
+    return {"n": n, "agree": 100 * agree, "low": found.low, "high": found.high, "kappa": kappa, "confusion": rows,
+            "systems": [{"arm": arm, "seed": seed, "n": count} for (arm, seed), count in sorted(systems.items())]}  # fmt: skip

@@ -181,14 +181,16 @@ class Answerer:
 
 
 def parts_so_far(instruction: str, text: str) -> dict[str, str]:
-    """The labelled parts of a completion that is still being written; what has no label yet is left out."""
+    """The labelled parts of a completion that is still being written; what has no label yet is left out, and so is English that was not asked for."""
     cue = "English:" if instruction in ("translate", "multistep") else ""
     whole = f"{cue} {text.lstrip()}" if cue else text
     marks = list(prompts._FIELD.finditer(whole))
     parts: dict[str, str] = {}
     for mark, following in itertools.pairwise([*marks, None]):
         body = whole[mark.end() : following.start() if following else len(whole)].strip()
-        parts.setdefault(mark.group(1).lower(), body)
+        # Of an answer in two calls, the translation is the first call's.
+        if cue or mark.group(1) != "English":
+            parts.setdefault(mark.group(1).lower(), body)
     return parts
 
 
@@ -205,7 +207,7 @@ def of_run(run: Run, data: pipeline.Data, say: Callable[[str], None] = print) ->
 
     systems = {"base": loader(None)}
     trained = own_evaluation.trained(run)
-    for arm in [*(a for a in run.study.arms if a in trained), *(a for a in trained if a not in run.study.arms and a != "shared")]:
+    for arm in [*(a for a in run.study.arms if a in trained), *(a for a in trained if a not in run.study.arms)]:
         systems[arm] = loader(run.path("arms", arm, f"seed{trained[arm][0]}", "adapter"))
     accepted = pipeline.rationales(run)
     pool = [r for r in data.questions["train"] if r.id in accepted]

@@ -13,6 +13,7 @@ from .files import UserError, read_object, whole_file, whole_folder
 
 DRIVE = Path("/content/drive")  # where Colab mounts it
 LOG, STATE = "log.jsonl", "trainer_state.json"
+_PARTS = ("adapter_model*", "optimizer*", "scheduler.pt")
 LOG_FIELDS = (
     "step", "phase", "loss", "learning_rate", "grad_norm", "tokens_seen", "target_tokens_seen", "tokens_per_second",
     "peak_memory_gb", "dev_answer_loss", "dev_translation_loss",
@@ -67,11 +68,14 @@ def _all(folder: Path) -> list[Path]:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`: one whose trainer state, which is written last, can be read."""
+    """The newest whole checkpoint in `folder`: one with weights, optimizer and schedule, whose trainer state, written last, can be read."""
     return next((p for p in reversed(_all(folder)) if _is_whole(p)), None)
 
 
 def _is_whole(checkpoint: Path) -> bool:
+    # Drive may have taken some files only. The trainer would begin anew, without a word, what it does not find.
+    if any(all(p.is_file() and not p.stat().st_size for p in checkpoint.glob(part)) for part in _PARTS):
+        return False
     try:
         read_object(checkpoint / STATE)
     except UserError:

@@ -33,9 +33,16 @@ def _loss(log: DataFrame) -> dict[str, str]:
     if len(table) < 2:
         return {"claim": claim, "status": "inconclusive", "number": "Too few steps of training to compare."}
     found = scoring.mean_difference(list(table[arm]), list(table[studies.BASELINE]))
-    number = (f"{arm} − plain {found.value:+.2f} nats a token [{found.low:+.2f}, {found.high:+.2f}] over the last {found.n} steps, the same prompts in "
-              "each; the two average over other tokens, so it says nothing about the answers.")  # fmt: skip
+    number = (f"{arm} − plain {found.value:+.2f} nats a token [{found.low:+.2f}, {found.high:+.2f}] over the last half of the question phase (n={found.n} steps"
+              f"{_by_seed(late, arm)}). The interval covers steps only, the number depends on the mix of tasks, and the two average over other tokens: it says nothing of the answers.")  # fmt: skip
     return {"claim": claim, "status": _status(found.low, found.high), "number": number}
+
+
+def _by_seed(late: DataFrame, arm: str) -> str:
+    """The difference of each seed that both arms have, in words; nothing where there is one."""
+    table = late.pivot_table(index=["seed", "step"], columns="arm", values="loss").dropna()
+    each = (table[arm] - table[studies.BASELINE]).groupby("seed").mean()
+    return f"; by seed {', '.join(f'{d:+.2f}' for d in each)}" if len(each) > 1 else ""
 
 
 def _translation(results: Results) -> dict[str, str]:

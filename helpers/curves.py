@@ -251,7 +251,7 @@ def _curve(ax: Any, column: str, label: str, band: DataFrame, look: dict[str, An
         look |= {"linestyle": "-"} if crowd == 1 else {}
     elif (band["high"] > band["low"]).any():
         ax.fill_between(band["x"], band["low"], band["high"], color=colour, alpha=0.22 if crowd < 4 else 0.13, linewidth=0)
-    elif column in SMOOTHED and len(band) > 1:
+    elif column in SMOOTHED and len(band) > 1 and "raw" in band:
         ax.plot(band["x"], band["raw"], alpha=0.22 if crowd < 4 else 0.1, **faint)
     if column in SMOOTHED and len(band) > 1:
         stride = max(1, len(band) // 6)

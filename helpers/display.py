@@ -177,18 +177,19 @@ class _TrainingView:
 
     def _text(self, now: float) -> str:
         row, step, seconds = self.known, self.reached or 0, now - self.begun
-        parts = [f"{label('学習 / training')}: step {step:,}/{self.total:,}"]
-        forms = {
-            "loss": "loss {:.3f}",
-            "dev_answer_loss": "dev answer loss {:.3f}",
-            "tokens_per_second": "{:,.0f} tokens/s",
-        }
-        parts += [form.format(row[key]) for key, form in forms.items() if key in row]
+        parts = [f"{label('学習 / training')}: {label('ステップ / step')} {step:,}/{self.total:,}"]
+        if "loss" in row:
+            parts.append(f"{label('損失 / loss')} {row['loss']:.3f}")
+        if "dev_answer_loss" in row:
+            parts.append(f"{label('答えの損失（dev） / dev answer loss')} {row['dev_answer_loss']:.3f}")
+        if "tokens_per_second" in row:
+            parts.append(f"{row['tokens_per_second']:,.0f} {label('トークン/秒 / tokens/s')}")
         if step >= self.total:
             parts.append(f"{label('完了 / done in')} {progress.clock(seconds)}")
         elif step > self.first:
             parts.append(f"{label('残り / ETA')} {progress.clock(seconds / (step - self.first) * (self.total - step))}")
-        parts += [f"peak {row['peak_memory_gb']:.1f} GB"] if "peak_memory_gb" in row else []
+        if "peak_memory_gb" in row:
+            parts.append(f"{label('最大メモリ / peak')} {row['peak_memory_gb']:.1f} GB")
         return " · ".join(parts)
 
 
@@ -197,20 +198,28 @@ def _curve(points: Sequence[tuple[int, float, float | None]], total: int) -> str
     shown = [p for p in points if math.isfinite(p[1])]
     if len(shown) < 2:
         return ""
-    wide, high, left = 560, 120, 34
-    values = [v for _, loss, dev in shown for v in (loss, dev) if v is not None]
-    low, top = min(values), max(max(values), min(values) + 1e-9)
+    values = [v for _, loss, dev in shown for v in (loss, dev) if v is not None and math.isfinite(v)]
+    low, top = min(values), max(values)
+    # So many digits that two ticks never read the same; one tick where the curve is flat.
+    digits = min(6, max(1, -math.floor(math.log10(top - low)))) if top > low else 3
+    names = [f"{top:.{digits}f}", f"{low:.{digits}f}"]
+    wide, high, left = 560, 120, 12 + 7 * max(map(len, names))
+    low, top = (low, top) if names[0] != names[1] else (low - 0.5, low + 0.5)
 
     def place(step: int, value: float) -> str:
         return f"{left + step / total * (wide - left - 4):.1f},{4 + (top - value) / (top - low) * (high - 20):.1f}"
 
     line = " ".join(place(step, loss) for step, loss, _ in shown)
-    dots = "".join('<circle r="3.5" fill="#d55e00" cx="{}" cy="{}"/>'.format(*place(step, dev).split(",")) for step, _, dev in shown if dev is not None)
-    ticks = f'<text x="0" y="12">{top:.1f}</text><text x="0" y="{high - 16}">{low:.1f}</text>'
+    measured = [(step, dev) for step, _, dev in shown if dev is not None and math.isfinite(dev)]
+    dots = "".join('<circle r="3.5" fill="#d55e00" cx="{}" cy="{}"/>'.format(*place(step, dev).split(",")) for step, dev in measured)
+    heights = dict(zip(names, (12, high - 16), strict=True)) if names[0] != names[1] else {names[0]: high // 2}
+    ticks = "".join(f'<text x="0" y="{y}">{name}</text>' for name, y in heights.items())
     key = f"<tspan fill='#0072b2'>— {label('学習損失 / training loss')}</tspan>  <tspan fill='#d55e00'>● {label('答えの損失（dev） / dev answer loss')}</tspan>"
+    last = f"{shown[-1][1]:.3f}"
+    title = f"{shown[-1][0]}/{total} ステップ後の損失: {last} / Loss after {shown[-1][0]} of {total} steps: {last}"
     return (
         f'<br><svg width="{wide}" height="{high}" viewBox="0 0 {wide} {high}" role="img" style="max-width:100%" font-size="11" fill="currentColor">'
-        f'<title>Loss after {shown[-1][0]} of {total} steps: {shown[-1][1]:.3f}</title>{ticks}'
+        f"<title>{label(title)}</title>{ticks}"
         f'<polyline fill="none" stroke="#0072b2" stroke-width="1.3" points="{line}"/>{dots}<text x="{left}" y="{high - 2}">{key}</text></svg>'
     )
 
@@ -233,7 +242,7 @@ def asking_view() -> Callable[[int, int, int, float, float], None]:
     line, begun = _Line(), time.monotonic()
 
     def show(done: int, total: int, tokens: int, cost: float, eta: float) -> None:
-        parts = [f"{label('教師に問い合わせ中 / asking')}: {done:,}/{total:,}", f"{tokens:,} tokens"] + ([f"${cost:.4f}"] if cost else [])
+        parts = [f"{label('教師に問い合わせ中 / asking')}: {done:,}/{total:,}", f"{tokens:,} {label('トークン / tokens')}"] + ([f"${cost:.4f}"] if cost else [])
         left = f"{label('残り / ETA')} {progress.clock(eta)}" if done < total else f"{label('完了 / done in')} {progress.clock(time.monotonic() - begun)}"
         line.show(done, total, " · ".join([*parts, left]))
 

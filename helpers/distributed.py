@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import checkpoints, records
+from . import checkpoints, profiles, records
 from .files import ROOT, UserError, read_json, write_json
-from .profiles import Model, Profile, Recipe
+from .profiles import Profile, Recipe
 from .records import Record
 
 PROCESSES, CONFIGURATION, PARENT = "BONSAI_PROCESSES", "BONSAI_ACCELERATE", "BONSAI_PARENT"
@@ -66,15 +66,19 @@ def train(
     }
     write_json(folder / JOB, job)
     (folder / training.PAUSE).unlink(missing_ok=True)
+    reached = checkpoints.step_of(checkpoints.last_checkpoint(folder) or folder)
+    if (folder / checkpoints.LOG).exists():
+        # As the processes do when they begin: rows after the checkpoint come again.
+        checkpoints.begin_log(folder / checkpoints.LOG, reached)
     say(f"Training in {count} processes that share each step (accelerate).")
     with (folder / OUTPUT).open("w", encoding="utf-8") as output:
         # A session of its own: an interrupt goes to this process alone, which asks for a pause.
         process = subprocess.Popen(_command(folder, count), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | {PARENT: str(os.getpid())})
         try:
-            _wait(process, folder, progress, say)
+            _wait(process, folder, reached, progress, say)
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
+                _end(process)
     if process.returncode:
         raise UserError(f"{_reason(folder)} All that was said: {folder / OUTPUT}")
     return folder
@@ -94,16 +98,26 @@ def _command(folder: Path, count: int) -> list[str]:
     return [sys.executable, "-m", "accelerate.commands.launch", *options, *work]
 
 
-def _wait(process: subprocess.Popen, folder: Path, progress: Callable[[dict], None], say: Callable[[str], None]) -> None:
-    """Show the log's rows as they come, until the processes have ended; an interrupt asks them to pause."""
+def _end(process: subprocess.Popen, seconds: float = 60.0) -> None:
+    """End all processes, and only return when they have: others would begin to write where they still save."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait(process: subprocess.Popen, folder: Path, last: int, progress: Callable[[dict], None], say: Callable[[str], None]) -> None:
+    """Show the log's rows after step `last` as they come, until the processes have ended; an interrupt asks them to pause."""
     from . import training
 
-    last, paused, ended = None, False, False
+    paused, ended = False, False
     while True:
         try:
             ended = process.poll() is not None
             for row in checkpoints.read_log(folder / checkpoints.LOG, partial=True):
-                if last is None or row["step"] > last:
+                if row["step"] > last:
                     last = row["step"]
                     progress(row)
             if ended:
@@ -129,22 +143,21 @@ def _work(folder: Path) -> None:
 
     runtime.quiet()
     job = read_json(folder / JOB)
-    threading.Thread(target=_pause_when_gone, args=(int(os.environ[PARENT]), folder / training.PAUSE), daemon=True).start()
-    given = job["profile"]
-    model = Model(**given["model"] | {"lora_targets": tuple(given["model"]["lora_targets"])})
-    profile = Profile(given["name"], model, Recipe(**given["recipe"]))
+    threading.Thread(target=_pause_when_gone, args=(int(os.environ[PARENT]),), daemon=True).start()
+    profile = profiles.parse(job["profile"])
     items = tuple((stage, records.parse(record, JOB)) for stage, record in job["items"])
     dev = {name: [records.parse(r, JOB) for r in rows] for name, rows in job["dev"].items()}
     training.train(profile, training.Plan(items, **job["order"]), dev, folder, stop_after=job["stop_after"])
 
 
-def _pause_when_gone(parent: int, mark: Path) -> None:
+def _pause_when_gone(parent: int) -> None:
     """Ask for a pause once the process that started the training is gone: nobody would know of it, and another run would write here too."""
+    # Not by the file `pause`: a new start removes it, and while the model is loaded nobody looks at it, but a signal then ends the process.
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(parent).wait()
-    mark.touch()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import assembly, checkpoints, corpora, evaluation, pipeline, reasoning, studies
+from . import architectures, assembly, checkpoints, corpora, evaluation, pipeline, reasoning, studies
 from .evaluation import System
-from .files import read_json, read_object, whole_file, write_json, write_text
+from .files import UserError, read_json, read_object, whole_file, write_json, write_text
 from .progress import clock
 from .records import Record
 from .runtime import Run
@@ -23,7 +24,6 @@ TRAINING = ("log.jsonl", "done.json")
 JUDGED = "judged.jsonl"
 # Without a log of this profile: tokens a second of training (generation: about the same) for each GFLOP/s of the processor and billion parameters.
 PER_GFLOPS = 0.11
-PARAMETERS = {"gemma3-270m": 0.27, "phi-2": 2.8, "phi-3-mini-4k": 3.8, "phi-3.5-mini": 3.8}
 
 
 @dataclass(frozen=True)
@@ -92,19 +92,44 @@ def _to_predict(run: Run, system: System) -> float:
 def _rates(run: Run) -> tuple[float, float]:
     """Tokens a second of training and of generation on this machine: what the newest log of this profile says, else a probe."""
     logs, marks = [], []
-    for marker in run.folder.parent.glob("*/run.json"):
-        if read_object(marker).get("profile") == run.profile.name:
-            logs += marker.parent.glob("arms/*/seed*/log.jsonl")
-            marks += marker.parent.glob("predictions/**/done.json")
-    newest = [checkpoints.read_log(path, partial=True) for path in _by_age(logs)]
+    for folder in _alike(run):
+        logs += folder.glob("arms/*/seed*/log.jsonl")
+        marks += folder.glob("predictions/**/done.json")
+    newest = (_rows(path) for path in _by_age(logs))
     trained = next((rates for rows in newest if (rates := [row["tokens_per_second"] for row in rows if "tokens_per_second" in row])), None)
-    predicted = next((rate for path in _by_age(marks) if (rate := _rate(read_object(path)))), None)
-    fallback = PER_GFLOPS * _gflops() / PARAMETERS.get(run.profile.name, 0.3) if not (trained and predicted) else 0.0
+    predicted = next((rate for path in _by_age(marks) if (rate := _rate(path))), None)
+    fallback = PER_GFLOPS * _gflops() / _billions(run) if not (trained and predicted) else 0.0
     return statistics.median(trained) if trained else fallback, predicted or fallback
 
 
-def _rate(marker: dict) -> float:
-    tokens, seconds = marker.get("tokens"), marker.get("seconds")
+def _alike(run: Run) -> list[Path]:
+    """Run folders of this profile; one whose settings cannot be read has nothing to say of time and memory."""
+    found = []
+    for marker in sorted(run.folder.parent.glob("*/run.json")):
+        with contextlib.suppress(UserError):
+            if read_object(marker).get("profile") == run.profile.name:
+                found.append(marker.parent)
+    return found
+
+
+def _rows(log: Path) -> list[dict]:
+    with contextlib.suppress(UserError):
+        return checkpoints.read_log(log, partial=True)
+    return []
+
+
+def _billions(run: Run) -> float:
+    """Parameters of the model, 10⁹; of one that is not known here, what the smallest has."""
+    with contextlib.suppress(UserError):
+        return architectures.find(run.profile.model.identifier).parameters / 1e9
+    return 0.27
+
+
+def _rate(path: Path) -> float:
+    tokens = seconds = None
+    with contextlib.suppress(UserError):
+        marker = read_object(path)
+        tokens, seconds = marker.get("tokens"), marker.get("seconds")
     return tokens / seconds if isinstance(tokens, int) and isinstance(seconds, int | float) and seconds > 0 else 0.0
 
 
@@ -132,10 +157,9 @@ def _gflops(size: int = 1024, times: int = 6) -> float:
 def memory_gb(run: Run) -> float | None:
     """Peak memory that this profile's logs report, in GB (10⁹ bytes); None where there are none yet."""
     found = []
-    for marker in sorted(run.folder.parent.glob("*/run.json")):
-        if read_object(marker).get("profile") == run.profile.name:
-            for path in marker.parent.glob("arms/*/seed*/log.jsonl"):
-                found += [row["peak_memory_gb"] for row in checkpoints.read_log(path, partial=True) if "peak_memory_gb" in row]
+    for folder in _alike(run):
+        for path in folder.glob("arms/*/seed*/log.jsonl"):
+            found += [row["peak_memory_gb"] for row in _rows(path) if "peak_memory_gb" in row]
     return max(found, default=None)
 
 
@@ -197,7 +221,12 @@ def keep(run: Run, data: pipeline.Data, system: System, folder: Path) -> None:
             g.write((system.folder / name).read_bytes())
     if system.adapter:
         for name in TRAINING:
-            write_text(place / name, (system.adapter.parent / name).read_text(encoding="utf-8"))
+            made = system.adapter.parent / name
+            if made.exists():
+                write_text(place / name, made.read_text(encoding="utf-8"))
+            # The adapters of a study may have been removed, its predictions kept.
+            elif not (place / name).exists():
+                raise UserError(f"{made}: is missing, so what {system.label} came to cannot be kept. Remove its predictions and run again.")
     write_json(place / "predictions.json", read_json(system.folder / "done.json"))
 
 

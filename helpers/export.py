@@ -43,7 +43,7 @@ def find(run: Run, arm: str, seed: int | None = None) -> Trained:
     """
     there = own_evaluation.trained(run)
     if arm not in there:
-        known = "; ".join(f"{a} (seed {', '.join(map(str, s))})" for a, s in there.items() if a != "shared")
+        known = "; ".join(f"{a} (seed {', '.join(map(str, s))})" for a, s in there.items())
         rest = f"Trained there: {known}." if known else "No arm is trained there yet (notebook 03, or the commands run and study)."
         raise UserError(f"{short(run.folder)}: no trained adapter of {arm!r}. {rest}")
     seed = there[arm][0] if seed is None else seed
@@ -88,9 +88,12 @@ def save(trained: Trained, folder: str | Path, dtype: str = "auto", gguf: bool =
     """Write the merged model into a new `folder` that `AutoModelForCausalLM.from_pretrained` loads: weights, tokenizer, card, licence.
 
     `dtype` is one of `DTYPES`, or "auto" for what this machine computes in; with `gguf` a file for llama.cpp in the same dtype lies beside.
-    The folder is whole or absent. Raises `UserError` when it is there already, the disk is full, or llama.cpp does not know the tokenizer.
+    The folder is whole or absent. Raises `UserError` when it is there already, the dtype is another, the disk is full, or llama.cpp does not
+    know the tokenizer.
     """
     folder, profile = Path(folder), trained.run.profile
+    if dtype not in ("auto", *DTYPES):
+        raise UserError(f"dtype: expected one of auto, {', '.join(DTYPES)}, found {dtype!r}.")
     if folder.exists():
         raise UserError(f"{folder}: is there already. Choose another folder (--to), or remove this one.")
     dtype = runtime.device(profile.model.fp16_safe).dtype_name if dtype == "auto" else dtype

@@ -28,10 +28,10 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # fmt: skip
 GREY, INK, LINE = "#8A8A8A", "#222222", "#DDDDDD"
 ARM_COLOURS = {
-    "base": GREY, "plain": BLUE, "reasoned-33": VERMILLION, "reasoned-67": ORANGE, "reasoned-100": PURPLE,
-    "shuffled-33": GREEN, "plain-token-matched": SKY, "reasoned-20": BLACK}  # fmt: skip
+    "base": GREY, "plain": BLUE, "reasoned-20": BLACK, "reasoned-33": VERMILLION, "reasoned-67": ORANGE, "reasoned-100": PURPLE,
+    "shuffled-33": GREEN, "plain-token-matched": SKY}  # fmt: skip
 _SPARE = (BLACK, GREEN, PURPLE, SKY, ORANGE)  # for arms that the user adds
-_MARKERS = "osD^vPXp"
+_MARKERS = "ospD^vPX"
 SPLIT_COLOURS = {"train": BLUE, "dev": ORANGE, "test": GREEN}
 STEP_COLOURS = {"right": GREEN, "chaining": YELLOW, "translation": SKY, "knowledge-reasoning": VERMILLION}
 STAGES = {"S1": "translate", "S2": "gold English", "S3": "own translation,\ntwo calls", "S4": "one call",
@@ -252,8 +252,10 @@ def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> No
 
 
 def _few(values: Mapping[str, float], form: str, lowest: bool = False) -> str:
+    """What a title says of the arms, the best first: those that the question is about, whichever others do better; all where there are few."""
     ranked = sorted(values, key=lambda name: values[name], reverse=not lowest)
-    shown = ranked[:3] + [name for name in ranked[3:] if name == "base"]
+    asked = [name for name in ranked if name in ("base", "plain", "reasoned-33")]
+    shown = asked if len(ranked) > 4 and len(asked) > 1 else ranked[:3] + [name for name in ranked[3:] if name == "base"]
     return ", ".join(f"{name}\N{NO-BREAK SPACE}{values[name]:{form}}" for name in shown)
 
 

@@ -134,7 +134,7 @@ def _sized(base: Profile, millions: int, folder: Path) -> Profile:
 
 
 def _step_seconds(profile: Profile, examples: int, length: int) -> tuple[float, int]:
-    """Median seconds of a step on `examples` × `length` tokens, and the parameters of the blocks."""
+    """Median seconds of a step on `examples` × `length` tokens, and the tokens in it."""
     import torch
 
     from . import fused

@@ -13,6 +13,7 @@ from . import formats, progress, tables
 from .display import _PLAIN, _escape, _japanese, _table
 from .files import UserError
 from .language import label
+from .playground import one_line
 from .records import Record
 
 if TYPE_CHECKING:
@@ -50,14 +51,16 @@ def mapping_widget(
     guessed = tables.guess_columns(header)
     # Values are positions: a column's name may be empty or there twice.
     options = [(f"({label(_NONE)})", -1), *((progress.cut(name[:80], 40), i) for i, name in enumerate(header))]
-    wide = {"description_width": "16em"}
+    wide = {"description_width": "14em"}
+    # The label does not shrink: what the drop-down needs beside it is the least width.
+    size = {"width": "34em", "max_width": "98%", "min_width": "25em"}
     fields = {
         field: w.Dropdown(
             options=options,
             value=header.index(guessed[field]) if field in guessed else -1,
             description=label(text),
             style=wide,
-            layout=w.Layout(width="34em", max_width="100%"),
+            layout=w.Layout(**size),
         )
         for field, text in LABELS.items()
     }
@@ -79,6 +82,8 @@ def mapping_widget(
             say(label(f"{len(found):,} 件を読み込みました / {len(found):,} records loaded"), *notes)
         except UserError as error:
             say(f"{label('エラー / error')}: {error}", *notes)
+        except Exception as error:  # noqa: BLE001  a line in the widget: a traceback goes where nobody looks
+            say(f"{label('エラー / error')}: {one_line(error)}", *notes)
         finally:
             button.disabled = False
 

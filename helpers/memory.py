@@ -44,7 +44,7 @@ T4_GIB = 14.74  # torch.cuda.get_device_properties(0).total_memory, as Colab's T
 CONTEXT = 0.45 * GIB
 FRAGMENTATION = 0.05
 WEIGHTS = ("nf4", "float16", "float32")
-# Share of a prompt and its completion that is completion, where nothing else is said.
+# Share of a prompt and its completion that is completion.
 LABELLED = 0.5
 # Examples at once in `training.dev_loss`.
 EVALUATED = 32
@@ -81,11 +81,6 @@ class Plan:
         return self.weights + self.embeddings
 
     @property
-    def allocated(self) -> int:
-        """Bytes that `torch.cuda.max_memory_allocated()` is to say after some steps."""
-        return self.total - self.overhead
-
-    @property
     def total(self) -> int:
         """Bytes that the device must have."""
         return sum(getattr(self, part) for part in PARTS)
@@ -106,16 +101,14 @@ def plan(
     compute: str = "",
     checkpointing: bool = True,
     logits: str = "labelled",
-    labelled: int = 0,
-    padded: bool = True,
 ) -> Plan:
     """Memory of a training step (fp32 adapters under autocast, AdamW) from the second optimiser step on.
 
     `model` as in `architectures.find`. `length` is in tokens of the longest example, `batch` in examples at once (accumulation costs nothing).
     `targets` () adapts every linear layer. `weights` is how the blocks are kept (`nf4` with double quantisation, float16 or float32), `compute`
     the dtype of products and of embeddings (float16, bfloat16, float32; "": what a T4 takes, float32 for Gemma 3, which overflows fp16, else
-    float16). `logits` are computed at `labelled` positions (that many of each example; 0: half of `length`), as this series' trainer does, or
-    at `all`, as others do. `padded`: examples of a batch differ in length (one alone never does; see `activations.Step`). Raises `UserError`.
+    float16). `logits` are computed at `labelled` positions, half of `length`, as this series' trainer does, or at `all`, as others do. Raises
+    `UserError`.
     """
     shape = find(model)
     if shape.why_not:
@@ -129,15 +122,13 @@ def plan(
     ):  # fmt: skip
         if value not in known:
             raise UserError(f"{name}: expected one of {', '.join(known)}, found {value!r}.")
-    if not 0 <= labelled <= length:
-        raise UserError(f"labelled: expected 0 to length={length}, found {labelled!r}.")
     layers = shape.config["num_hidden_layers"]
     unit = 4 if compute == "float32" else 2
     adapter = 4 * shape.adapter(rank, targets)
     blocks = layers * _block_bytes(shape, weights, unit)
     embeddings = unit * ((1 if shape.tied else 2) * shape.embedding + shape.outer_vectors)
-    step = Step(shape, length, batch, rank, targets, weights, compute != "float32", padded)
-    positions = batch * (length if logits == "all" else labelled or max(1, round(LABELLED * length)))
+    step = Step(shape, length, batch, rank, targets, weights, compute != "float32")
+    positions = batch * (length if logits == "all" else max(1, round(LABELLED * length)))
     loss, left = step.loss(positions, logits == "all")
     # Every block is kept whole, or its input alone and one block whole while it goes back.
     kept = layers * (step.stream if checkpointing else step.block)
@@ -165,33 +156,17 @@ def _block_bytes(shape: Architecture, weights: str, unit: int) -> int:
     return total
 
 
-def for_profile(profile: Profile, *, here: Device = T4, **changes) -> Plan:
-    """`plan` of a profile's model with its recipe, in the precision that its trainer takes on `here`; `changes` replace arguments of `plan`.
-
-    Raises `UserError` for a model whose configuration is not known.
-    """
-    known, arguments = _arguments(profile, here)
-    return plan(known, **arguments | changes)
-
-
 def advice(profile: Profile, budget: float = T4_GIB) -> str:
-    """`verdict` of a profile's model with its recipe; why there is none for a model whose configuration is not known."""
-    known, arguments = _arguments(profile, T4)
+    """`verdict` of a profile's model with its recipe, in a T4's precision; why there is none for a model whose configuration is not known."""
+    recipe, model = profile.recipe, profile.model
+    options = {
+        "length": recipe.max_length, "batch": recipe.batch_size, "rank": recipe.rank, "targets": model.lora_targets,
+        "compute": dataclasses.replace(T4, fp16_safe=model.fp16_safe).dtype_name, "checkpointing": recipe.gradient_checkpointing,
+    }  # fmt: skip
     try:
-        return verdict(known, budget, **arguments)
+        return verdict(profile.name if profile.name in ARCHITECTURES else model.identifier, budget, **options)
     except UserError as error:
         return f"{profile.name}: no prediction ({error})"
-
-
-def _arguments(profile: Profile, here: Device) -> tuple[str, dict]:
-    """What `plan` is asked for a profile's model."""
-    recipe, model = profile.recipe, profile.model
-    dtype = dataclasses.replace(here, fp16_safe=model.fp16_safe).dtype_name
-    arguments = {
-        "length": recipe.max_length, "batch": recipe.batch_size, "rank": recipe.rank, "targets": model.lora_targets,
-        "compute": dtype, "checkpointing": recipe.gradient_checkpointing,
-    }  # fmt: skip
-    return (profile.name if profile.name in ARCHITECTURES else model.identifier), arguments
 
 
 def largest(model: str | Path | Mapping | Architecture, budget: float = T4_GIB, *, length: int = 0, batch: int = 0, **options) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from numbers import Real
 from pathlib import Path
 
 from . import corpora, inference, prompts, studies
-from .files import read_json
+from .files import Kind, UserError, _misfit, read_lines, read_object, sha256
+from .records import TASKS
 from .results import DECODINGS
 from .runtime import Run
 
@@ -93,18 +94,26 @@ def _about(arm: str) -> str:
     return _ARMS[kind].format(percent) if kind in _ARMS else "an arm of one's own"
 
 
-def _sources(run: Run) -> list[dict]:
-    path = run.path("data", "manifest.json")
-    return read_json(path).get("sources", []) if path.exists() else []
+def _checked(path: Path, name: str, value: object, fields: dict[str, Kind]) -> dict:
+    if wrong := _misfit(value, fields) if isinstance(value, dict) else f"expected an object, found {type(value).__name__}":
+        raise UserError(f"{path}, {name}, {wrong}. Remove the file and run again, or restore it.")
+    return value
+
+
+def _rows(path: Path, name: str, /, **fields: Kind) -> list[dict]:
+    """The list of objects called `name` in a JSON file. Raises `UserError` that names file and field."""
+    return [_checked(path, name, row, fields) for row in read_object(path, **{name: list})[name]]
 
 
 def _attributions(run: Run, arm: str) -> list[str]:
-    found = [f"{s['name']}, {s['license']}. {s['attribution'].rstrip('.')}." for s in _sources(run)]
+    path = run.path("data", "manifest.json")
+    sources = _rows(path, "sources", name=str, license=str, attribution=str) if path.exists() else []
+    found = [f"{s['name']}, {s['license']}. {s['attribution'].rstrip('.')}." for s in sources]
     path = run.path("reasoning", "manifest.json")
     if found and studies.reasons(arm) and path.exists():
-        manifest = read_json(path)
-        licences = manifest.get("licences", {}).get("rationales", {})
-        found += [f"rationales by the teacher {t!r}, {licences.get(t, 'licence not stated')}." for t in manifest.get("teachers", {})]
+        manifest = read_object(path, teachers=dict, licences=dict)
+        licences = _checked(path, "licences", manifest["licences"], {"rationales": dict})["rationales"]
+        found += [f"rationales by the teacher {t!r}, {licences.get(t, 'licence not stated')}." for t in manifest["teachers"]]
     return found or ["what it was is not in the run folder any more."]
 
 
@@ -112,8 +121,7 @@ def _data(run: Run, arm: str) -> str:
     path = run.path("data", "train.jsonl")
     if not path.exists():
         return "The training data are not in the run folder any more."
-    with path.open(encoding="utf-8") as f:
-        rows = [json.loads(line) for line in f]
+    rows = read_lines(path, task=TASKS, source=str, license=str)
     counted = Counter((r["task"], r["source"], r["license"]) for r in rows)
     lines = [f"| {'sentence pairs' if t == 'translate' else 'questions'} | {s} | {li or 'not stated'} | {n:,} |" for (t, s, li), n in counted.items()]
     table = "\n".join(["| what | source | licence | records |", "| --- | --- | --- | ---: |", *lines])
@@ -122,7 +130,7 @@ def _data(run: Run, arm: str) -> str:
 
 def _recipe(run: Run, arm: str, seed: int) -> str:
     r, path = run.recipe, run.path("arms", arm, f"seed{seed}", "done.json")
-    done = read_json(path) if path.exists() else {}
+    done = read_object(path, steps=int, tokens_seen=int, precision=str, device=str) if path.exists() else {}
     rows = {
         "method": "QLoRA (arXiv 2305.14314): base in NF4 with double quantisation, LoRA on " + " ".join(run.profile.model.lora_targets),
         "rank, alpha": f"{r.rank}, {r.alpha}",
@@ -137,13 +145,15 @@ def _recipe(run: Run, arm: str, seed: int) -> str:
 
 
 def _measured(run: Run, arm: str, seed: int) -> str:
-    path = run.path("report", "results.json")
-    found = read_json(path) if path.exists() else {}
-    rows = [r for r in found.get("by_seed", []) if (r["arm"], r["seed"]) == (arm, seed)]
+    path, number = run.path("report", "results.json"), {"value": Real, "low": Real, "high": Real, "n": int}
+    by_seed = _rows(path, "by_seed", arm=str, seed=int, decoding=str, set=str, stage=tuple(inference.STAGES), **number) if path.exists() else []
+    rows = [r for r in by_seed if (r["arm"], r["seed"]) == (arm, seed)]
     if not rows:
         return "Not measured: the run folder has no results of this arm and seed."
+    if not _is_predicted(run, arm, seed):
+        return "Not measured: the results in the run folder are of another adapter."
     lines = ["| what | questions | value [95 % interval] | n |", "| --- | --- | ---: | ---: |"]
-    for r in found["translation"]:
+    for r in _rows(path, "translation", system=str, seeds=int, **number):
         if r["system"] == arm:
             mean = f", mean over {r['seeds']} seeds" if r["seeds"] > 1 else ""
             lines.append(f"| chrF++ on unseen sentence pairs{mean} | | {_interval(r, '')} | {r['n']} |")
@@ -151,12 +161,19 @@ def _measured(run: Run, arm: str, seed: int) -> str:
         asked = ", asked for Reasoning" if r["decoding"] == DECODINGS[True] else ""
         lines.append(f"| {r['stage']}, {inference.STAGES[r['stage']]}{asked} | {r['set']} | {_interval(r, ' %')} | {r['n']} |")
     text = "\n".join(lines) + "\n\nAccuracy is exact match after normalisation, greedy decoding, held-out questions (`control`: generated arithmetic and date problems)."
-    against = [r for r in found["paired"] if r["a"] == arm and r["stage"] in ("S2", "S4")]
+    against = [r for r in _rows(path, "paired", a=str, stage=str, verdict=str, seeds=int) if r["a"] == arm and r["stage"] in ("S2", "S4")]
     if against:
         text += "\n\nPaired comparisons over all seeds of the arm, Holm-adjusted:\n\n" + "\n".join(
             f"* {r['verdict'].rstrip('.')}; seeds: {r['seeds']}." for r in against
         )
     return text
+
+
+def _is_predicted(run: Run, arm: str, seed: int) -> bool:
+    """Whether the predictions in the run folder were made with the adapter that is there."""
+    weights = run.path("arms", arm, f"seed{seed}", "adapter", "adapter_model.safetensors")
+    marker = run.path("predictions", arm, f"seed{seed}", "done.json")
+    return weights.exists() and marker.exists() and read_object(marker).get("adapter") == sha256(weights)
 
 
 def _interval(row: dict, unit: str) -> str:
@@ -170,6 +187,9 @@ def _prompt(run: Run, arm: str, weights: str) -> str:
         "Translate, then answer": prompts.prompt(style, "multistep", ja=example.ja),
         "Answer an English question": prompts.prompt(style, "answer", en=example.en),
     }
+    answer = blocks["Answer an English question"]
+    breaks = len(answer) - len(answer.rstrip("\n"))
+    ending = {0: "", 1: ", in the last one with the line break"}.get(breaks, f", in the last one with its {breaks} line breaks")
     shown = "\n\n".join(f"{name}:\n\n```\n{text}\n```" for name, text in blocks.items())
     asked = '\n\nTo ask for Reasoning where the model writes none, begin the line after "English: …" with "Reasoning:".' if studies.reasons(arm) else ""
     extra, load = "", 'model = AutoModelForCausalLM.from_pretrained("FOLDER")'
@@ -184,7 +204,7 @@ def _prompt(run: Run, arm: str, weights: str) -> str:
         f'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))'
     )
     return (
-        f"The prompt ends where the block ends, in the last one with the line break; the completion follows at once. The tokenizer here puts in front "
+        f"The prompt ends where the block ends{ending}; the completion follows at once. The tokenizer here puts in front "
         f"what the model was trained with. A translation ends at the line break, the other completions "
         f"with the line that begins with `Answer:`.\n\n{shown}{asked}\n\n```python\n{code}\n```"
     )
@@ -192,7 +212,7 @@ def _prompt(run: Run, arm: str, weights: str) -> str:
 
 def _limits(run: Run, arm: str, weights: str) -> str:
     lines = [
-        "A research artefact of a very small model: most answers to questions are wrong, rates are above. Do not rely on an answer or a rationale.",
+        "A research artefact of a very small model: most answers to questions are wrong (see Measured). Do not rely on an answer or a rationale.",
         "Rationales read well and are often false; they were learnt as text, not checked when written.",
         "Trained on short sentences and short questions with a bias towards Japan; longer texts and other tasks were not measured.",
         "Measured in the prompt format above, with the base in NF4 de-quantised to the precision of the training run.",

@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from . import bootstrap, checkpoints, models, reasoning, records
+from . import bootstrap, checkpoints, models, reasoning, records, studies
 from .assembly import SPLITS, Data, curate, fingerprint, hashes, is_curated, is_fresh, load, short, take_in
 from .augmentation import arm_files, augment, compare, for_review, teacher
-from .files import UserError, disk_is_full, read_json, read_object, write_json, write_text
+from .files import UserError, disk_is_full, read_object, write_json, write_text
 from .records import Record
 from .runtime import Run
 
@@ -70,8 +70,8 @@ def train_arm(
 ) -> Path:
     """Train an arm, or find it trained; the adapter is in `adapter/` of the folder returned.
 
-    The steps on sentence pairs alone are the same in every arm: they are trained once, in `arms/shared`, and each arm goes on from that
-    checkpoint, which equals training it whole (tests/test_training.py). `view(steps)` makes the callback that shows
+    The steps on sentence pairs alone are the same in every arm with as many steps as `plain`: they are trained once, in `arms/shared`, and each
+    arm goes on from that checkpoint, which equals training it whole (tests/test_training.py). `view(steps)` makes the callback that shows
     progress. Raises `UserError`, also when another process is training this arm here.
     """
     questions = arm_questions(run, data, arm)
@@ -105,9 +105,13 @@ def _train_whole(run: Run, data: Data, arm: str, questions: list[Record], keys: 
     dev = {"pairs": data.pairs["dev"][: run.recipe.dev_loss_pairs], "questions": data.questions["dev"]}
     folder, shared = arm_folder(run, arm), arm_folder(run, "shared")
     _claim(folder, keys[0], say)
-    say(f"Arm {arm}: {order.steps} steps, of which {order.shared_steps} on sentence pairs are shared by all arms.")
+    # The learning rate falls over all steps of an arm, so one with more of them (plain-token-matched) has other first steps too.
+    plain = training.plan(run.recipe, data.pairs["train"], arm_questions(run, data, studies.BASELINE))
+    shares = order.shared_steps and order.steps == plain.steps
+    with_whom = "shared with the other arms" if shares else f"its own, for {studies.BASELINE} has {plain.steps} steps"
+    say(f"Arm {arm}: {order.steps} steps, of which {order.shared_steps} on sentence pairs are {with_whom}.")
     progress = view(order.steps)
-    if order.shared_steps and checkpoints.last_checkpoint(folder) is None:
+    if shares and checkpoints.last_checkpoint(folder) is None:
         with bootstrap.lock(_lock_of(shared), f"{short(shared)}: another notebook or command is training this part; waiting for it …"):
             _claim(shared, keys[1], say)
             saved = checkpoints.last_checkpoint(shared)

@@ -1,4 +1,4 @@
-"""The playground: one Japanese question to the base model and a tuned one, side by side, as they write.
+"""The playground: one Japanese question to two systems, such as base and a tuned one, side by side, as they write.
 
 Only traits that ipywidgets 7.7 and 8 share are used. Whatever comes from a user or a model is escaped.
 """
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import progress
 from .answering import MODES, Answerer, Request
@@ -18,9 +18,6 @@ from .display import _PLAIN, PARTS, _escape, _japanese, _table, _text
 from .files import UserError
 from .history import RATINGS, History
 from .language import label
-
-if TYPE_CHECKING:
-    pass
 
 LONGEST, SHOWN = 1000, 50  # characters of a question, runs in the table
 EXAMPLES = (
@@ -57,7 +54,8 @@ class _Column:
         self.title, self.note = w.HTML(), w.HTML()
         self.boxes = {part: w.HTML(layout=w.Layout(display="none")) for part in PARTS}
         small = w.Layout(width="3.5em")
-        self.ratings = {name: w.Button(description=RATINGS[name], tooltip=label(text), layout=small)
+        again = label("もう一度押すと取り消し / press again to take it back")
+        self.ratings = {name: w.Button(description=RATINGS[name], tooltip=f"{label(text)} ({again})", layout=small)
                         for name, text in (("up", "良い / good"), ("down", "悪い / bad"))}  # fmt: skip
         for name, button in self.ratings.items():
             button.on_click(lambda _, name=name: rate(name))
@@ -129,22 +127,30 @@ class Playground:
 
         wide, row = {"description_width": "initial"}, w.Layout(flex_flow="row wrap", width="100%")
         # A row that is full wraps; nothing in it is squeezed.
-        size, own = w.Layout(width="22em", max_width="98%", flex="0 0 auto"), w.Layout(width="auto", flex="0 0 auto")
+        size, own = w.Layout(width="22em", max_width="98%", flex="0 0 auto"), w.Layout(width="auto", margin="2px 24px 2px 2px", flex="0 0 auto")
 
         def made(kind, text: str, **options):
             return kind(description=label(text), style=wide, **({"layout": size} | options))
+
+        def under(text: str, slider, width: str):
+            # Beside its label, in two languages, nothing would be left of a slider.
+            slider.layout = w.Layout(width="auto")
+            words = w.HTML(f'<div style="line-height:1.5">{label(text)}</div>')
+            return w.VBox([words, slider], layout=w.Layout(width=width, max_width="98%", flex="0 0 auto"))
 
         tuned = [s for s in self.systems if s != "base"]
         self.mode = made(w.Dropdown, "方式 / Mode", options=[(label(text), key) for key, text in MODES.items()], value="multistep",
                          layout=w.Layout(width="35em", max_width="98%", flex="0 0 auto"))  # fmt: skip
         self.system = made(w.Dropdown, "モデル / Model", options=tuned or self.systems, value=(tuned or self.systems)[-1])
-        self.beside = w.Checkbox(description=label("base も並べる / base beside it"), value=bool(tuned), indent=False, layout=w.Layout(width="auto", flex="0 0 auto"))
-        self.beside.layout.display = None if tuned and "base" in self.systems else "none"
+        self.beside = made(w.Dropdown, "並べるモデル / Beside it", options=[(label("なし / none"), ""), *((s, s) for s in self.systems)],
+                           value="base" if tuned and "base" in self.systems else "")  # fmt: skip
+        self.beside.layout = w.Layout(width="22em", max_width="98%", flex="0 0 auto", display=None if len(self.systems) > 1 else "none")
         self.asked = w.Checkbox(description=label("推論を書かせる / ask for Reasoning"), value=False, indent=False, layout=own)
-        self.temperature = made(w.FloatSlider, "温度 / Temperature", value=0.0, min=0.0, max=1.5, step=0.1)
-        self.top_k = made(w.IntSlider, "候補数 / Top k", value=40, min=1, max=100)
-        self.tokens = made(w.IntSlider, "最大トークン数（0: 既定） / Max tokens (0: default)", value=0, min=0, max=400, step=16,
-                           layout=w.Layout(width="36em", max_width="98%", flex="0 0 auto"))  # fmt: skip
+        self.temperature = w.FloatSlider(value=0.0, min=0.0, max=1.5, step=0.1)
+        self.top_k = w.IntSlider(value=40, min=1, max=100)
+        self.tokens = w.IntSlider(value=0, min=0, max=400, step=16)
+        sliders = [under("温度 / Temperature", self.temperature, "17em"), under("候補数 / Top k", self.top_k, "17em"),
+                   under("最大トークン数（0: 既定） / Max tokens (0: default)", self.tokens, "28em")]  # fmt: skip
         self.seed = made(w.BoundedIntText, "シード / Seed", value=0, min=0, max=2**31 - 1, layout=w.Layout(width="14em", flex="0 0 auto"))
         # Of the width "100%" the right edge is cut off: the margins come on top.
         self.question = w.Textarea(layout=w.Layout(width="auto", height="5em"), style=wide)
@@ -155,21 +161,24 @@ class Playground:
         self.halt = w.Button(description=label("停止 / Stop"), disabled=True, layout=w.Layout(width="14em"))
         self.status, self.table = w.HTML(), w.HTML()
         self.columns = [_Column(lambda rating, place=place: self._rate(place, rating)) for place in (0, 1)]
-        self.right = made(w.Text, "正しい答え（分かれば） / right answer (if you know it)", layout=w.Layout(width="auto", display="none"), continuous_update=False)
+        self.past = made(w.Dropdown, "履歴から選ぶ / Pick a run", options=[("–", 0)], value=0,
+                         layout=w.Layout(width="45em", max_width="98%", flex="0 0 auto", display="none"))  # fmt: skip
+        self.right = made(w.Text, "正しい答え / Right answer", placeholder=label("分かれば / if you know it"), layout=w.Layout(width="auto", display="none"), continuous_update=False)
         self.save = w.Button(description=label("CSV で保存 / save as CSV"), layout=w.Layout(width="16em", display=None if self.history.path else "none"))
         self.start.on_click(self._begin)
         self.halt.on_click(self._halt)
         self.save.on_click(self._save)
         self.right.observe(self._correct, "value")
+        self.past.observe(self._choose, "value")
         self.mode.observe(lambda _: self._language(), "value")
         self._language()
         hint = w.HTML(label("例（やさしい → 難しい） / Examples (easy → hard)"))
         for column in self.columns:
             column.name("")
         self.widget = w.VBox([
-            w.HBox([self.mode, self.system, self.beside], layout=row), w.HBox([self.asked, self.temperature, self.top_k, self.tokens, self.seed], layout=row),
+            w.HBox([self.mode, self.system, self.beside], layout=row), w.HBox(sliders, layout=row), w.HBox([self.asked, self.seed], layout=row),
             self.question, hint, w.HBox([chip for chip, _ in self.chips], layout=row), w.HBox([self.start, self.halt], layout=row), self.status,
-            w.HBox([c.widget for c in self.columns], layout=row), self.right,
+            self.past, w.HBox([c.widget for c in self.columns], layout=row), self.right,
             w.Box([self.table], layout=w.Layout(overflow="auto", width="auto")), self.save,
         ])  # fmt: skip
 
@@ -195,12 +204,13 @@ class Playground:
             n = f"{len(text):,}"
             return self._say(label(f"{n} 文字は長すぎます（上限 {LONGEST:,}） / {n} characters are too many (limit {LONGEST:,})"))
         request = Request(self.mode.value, text, self.asked.value, self.temperature.value, self.top_k.value, self.tokens.value, self.seed.value)
-        chosen = list(dict.fromkeys([*(["base"] if self.beside.value and "base" in self.systems else []), self.system.value]))
+        chosen = list(dict.fromkeys(filter(None, (self.beside.value, self.system.value))))
         japanese = any("\u3040" <= c <= "\u30ff" or "\u4e00" <= c <= "\u9fff" for c in text)
         odd = not japanese and request.mode != "answer"
         self._say(label("日本語が見当たりません / there is no Japanese in it") if odd else "")
         self._stop.clear()
         self.start.disabled, self.start.description, self.halt.disabled = True, label("計算中 / running"), not self.background
+        self._run, self.past.disabled = 0, True
         if not self.background:
             self._say(label("停止するには: ランタイム → 実行を中断 / to stop: Runtime → Interrupt execution"))
             return self._work(request, chosen)
@@ -227,6 +237,7 @@ class Playground:
             finally:
                 self._thread = None
                 self.start.disabled, self.start.description, self.halt.disabled = False, label("実行 / Run"), True
+                self.past.disabled = False
 
     def _ask(self, column: _Column, system: str, request: Request) -> dict:
         begun, drawn = time.monotonic(), 0.0
@@ -255,17 +266,39 @@ class Playground:
 
     def _finish(self, request: Request, rows: list[dict]) -> None:
         if not rows:
-            return
+            return self._redraw()
         settings = {"asked": request.asked, "temperature": float(request.temperature), "top_k": request.top_k, "tokens": request.tokens, "seed": request.seed}
         asked = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "mode": request.mode, "question": request.text, **settings}
-        if self._guarded(lambda: self.history.add([asked | row for row in rows])) is None:
+        number = self._guarded(lambda: self.history.add([asked | row for row in rows]))
+        if number is None:
             return
-        self._run = self.history.rows[-1]["run"]
-        for column, row in zip(self.columns, rows, strict=False):
-            column.rated(None if row["error"] else "")
-        self.right.value = ""
-        self.right.layout.display = None
+        self._run = number
+        self._ratable()
         self._redraw()
+
+    def _rows(self) -> list[dict]:
+        return [row for row in self.history.rows if row["run"] == self._run]
+
+    def _ratable(self) -> None:
+        """The ratings and the right answer of the run that is shown."""
+        rows = self._rows()
+        for column, row in zip(self.columns, rows, strict=False):
+            column.rated(None if row["error"] else row["rating"])
+        self.right.value = rows[0]["right"] if rows else ""
+        self.right.layout.display = None if rows else "none"
+
+    def _choose(self, change) -> None:
+        """Show a run of the history, to be rated as if it had just ended."""
+        if self.start.disabled or change["new"] == self._run:
+            return
+        self._run = change["new"]
+        rows = self._rows()
+        for place, column in enumerate(self.columns):
+            row = rows[place] if place < len(rows) else None
+            column.name(row["system"] if row else "")
+            if row:
+                column.show(row, _note(row))
+        self._ratable()
 
     def _guarded(self, act: Callable[[], Any]) -> Any:
         """What `act` returns, or None with its error as a line in the form."""
@@ -279,13 +312,13 @@ class Playground:
         self.halt.disabled = True
 
     def _rate(self, place: int, rating: str) -> None:
-        row = [r for r in self.history.rows if r["run"] == self._run][place]
+        row = self._rows()[place]
         self._guarded(lambda: self.history.rate(self._run, row["system"], rating))
-        self.columns[place].rated([r for r in self.history.rows if r["run"] == self._run][place]["rating"])
+        self.columns[place].rated(self._rows()[place]["rating"])
         self._redraw()
 
     def _correct(self, change) -> None:
-        known = next((r["right"] for r in self.history.rows if r["run"] == self._run), "")
+        known = next((row["right"] for row in self._rows()), "")
         if self._run and change["new"] != known:
             self._guarded(lambda: self.history.correct(self._run, change["new"]))
             self._redraw()
@@ -295,18 +328,22 @@ class Playground:
             return self._say(label("保存する履歴がありません / there is no history to save yet"))
         path = self._guarded(self.history.csv)
         if path:
-            self._say(f"{label('保存しました / saved')}: {path}")
+            others = [p.name for p in (self.history.path, self.history.evaluation_path) if p.exists()]
+            self._say(f"{label('保存しました / saved')}: {path} · {label('同じフォルダー / same folder')}: {', '.join(others)}")
 
     def _redraw(self) -> None:
         self.table.value = _history_html(self.history)
+        # New options choose the first one, which is not what the reader does.
+        self.past.unobserve(self._choose, "value")
+        self.past.options = [("–", 0), *((_title(run), run[0]["run"]) for run in self.history.runs)]
+        self.past.value = self._run
+        self.past.observe(self._choose, "value")
+        self.past.layout.display = None if self.history.rows else "none"
 
-    def wait(self, seconds: float = 60) -> None:
-        """Wait until what is running has ended. Raises `TimeoutError`."""
-        thread = self._thread
-        if thread:
-            thread.join(seconds)
-            if thread.is_alive():
-                raise TimeoutError(f"The playground is still running after {seconds} seconds.")
+
+def _title(run: list[dict]) -> str:
+    answers = ", ".join(f"{row['system']} {RATINGS.get(row['rating'], '')}".strip() for row in run)
+    return f"{run[0]['run']} · {progress.cut(run[0]['question'], 30)} · {answers}"
 
 
 def _history_html(history: History) -> str:
@@ -321,7 +358,7 @@ def _history_html(history: History) -> str:
         return "<br>".join([name, *(f"{label(PARTS[part])}: {_escape(row[part])}" for part in shown), _escape(_note(row))])
 
     def wrapped(content: str) -> str:
-        return f'<div style="overflow-wrap:anywhere">{content}</div>'
+        return f'<div style="overflow-wrap:anywhere;min-width:9em">{content}</div>'
 
     rows = []
     for run in history.runs[:SHOWN]:
@@ -333,4 +370,4 @@ def _history_html(history: History) -> str:
     head = [label(text) for text in ("時刻 / Time", "方式 / Mode", "質問 / Question")]
     answers = label("答え / Answers")
     title = label(f"履歴（新しい順、{SHOWN} 件まで） / History (newest first, at most {SHOWN})")
-    return f"<b>{title}</b>" + _table([*head, answers, ""], rows)
+    return f'<div style="line-height:1.5"><b>{title}</b>{_table([*head, answers, ""], rows)}</div>'

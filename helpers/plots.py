@@ -119,9 +119,9 @@ def _numbers(ax: Any, frame: DataFrame, form: str, first: str = INK) -> list[str
         text = form.format(row.value) + (f" [{form.format(row.low)}, {form.format(row.high)}]" if known else "")
         texts.append(text.replace("-", "\N{MINUS SIGN}"))
         where = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 10}
-        size = f"\nn = {row.n:,.0f}" if row.n == row.n and frame["n"].nunique() > 1 else ""
+        size = f"  n = {row.n:,.0f}" if row.n == row.n and frame["n"].nunique() > 1 else ""
         if size and "seeds" in frame and frame["seeds"].nunique() > 1:
-            size += f", {row.seeds:.0f} seed{'s' * (row.seeds != 1)}"
+            size = f"\n{size.strip()}, {row.seeds:.0f} seed{'s' * (row.seeds != 1)}"
         ax.text(1.02, at, texts[-1] + size, color=INK if at else first, **where)
     return texts
 
@@ -138,7 +138,8 @@ def forest(frame: DataFrame, unit: str = "percentage points", title: str | None 
     frame = frame.dropna(subset="value").reset_index(drop=True)
     if frame.empty:
         return _nothing(title, alt)
-    figure, ax = _rows(list(frame["label"]), _caption(frame, f"difference, {unit}"), each=0.44)
+    lines = 1 + (frame["n"].nunique() > 1 and frame["seeds"].nunique() > 1)
+    figure, ax = _rows(list(frame["label"]), _caption(frame, f"difference, {unit}"), each=0.3 if lines == 1 else 0.44, columns=34)
     ax.axvline(0, color=INK, linewidth=1)
     corrected = bool((frame["outcome"] != "").any())
     above, below = (frame["outcome"] == "improves", frame["outcome"] == "harms") if corrected else (frame["low"] > 0, frame["high"] < 0)

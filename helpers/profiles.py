@@ -229,6 +229,12 @@ PROFILES: dict[str, Profile] = {
 }
 
 
+def parse(value: dict) -> Profile:
+    """The profile that `value` was made of, by `dataclasses.asdict` and by way of JSON."""
+    model = value["model"] | {"lora_targets": tuple(value["model"]["lora_targets"])}
+    return Profile(value["name"], Model(**model), Recipe(**value["recipe"]))
+
+
 def choose(name: str = "auto", cuda: bool = False, model_id: str = "") -> Profile:
     """The profile called `name`; `auto` is phi-2 where there is a CUDA device, else the embedded Gemma 3 270M.
 

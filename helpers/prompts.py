@@ -90,14 +90,18 @@ def prompt(style: str, stage: str, *, ja: str = "", en: str = "", shots: str = "
 
 
 def completion(stage: str, record: Record) -> str:
-    """The completion of `record` for a stage, with its rationale where it has one, without the end token."""
+    """The completion of `record` for a stage, with its rationale where it has one, without the end token.
+
+    Each part is one line, whatever line breaks a user's record has: decoding ends at the first.
+    """
+    en, reasoning, answer = (" ".join(part.split()) for part in (record.en, record.reasoning, record.answer))
     lines = []
     if stage in ("translate", "multistep"):
-        lines.append(f"English: {record.en}")
+        lines.append(f"English: {en}")
     if stage != "translate":
-        if record.reasoning:
-            lines.append(f"Reasoning: {record.reasoning}")
-        lines.append(f"Answer: {record.answer}")
+        if reasoning:
+            lines.append(f"Reasoning: {reasoning}")
+        lines.append(f"Answer: {answer}")
     return "\n".join(lines).removeprefix(_CUES[stage])
 
 

@@ -13,6 +13,8 @@ from .runtime import Run
 
 ANSWER_STAGES = ("S2", "S3", "S4", "S5")
 PRIMARY = ("S2", "S4")
+LEAD = "reasoned-33"  # the arm that the question is about
+CONTROLS = ("shuffled-33", "plain-token-matched")
 SETS = ("all", "authored", "control")
 DECODINGS = {False: "free", True: "asked"}
 
@@ -24,19 +26,27 @@ class Results:
     Accuracies and rates are percent, differences and chrF++ points, intervals 95 %. `set` is "authored" or "control" (the generated positive
     control) questions or "all" of them; `decoding` "free" (the model writes what it likes) or "asked" (its Reasoning is begun for
     it). An arm's own decoding, which `paired`, `groups`, `broken` and `examples` are about, is "asked" where it learnt from Reasoning.
+
+    In `paired`, `controls` (the lead arm against the controls of length) and `left_alone` (arms with Reasoning decoded freely, against
+    plain; and asked, against themselves left alone) `p_holm` is corrected over the comparisons of a set and opponent (of `controls`: of a set), and `outcome` is by it;
+    `p_arms`, and `outcome_arms`, over those of one stage alone.
     """
 
     translation: list[dict]
     translation_gain: list[dict]
+    translation_paired: list[dict]
     question_translation: list[dict]
     stages: list[dict]
     by_seed: list[dict]
     groups: list[dict]
     broken: list[dict]
     paired: list[dict]
+    controls: list[dict]
+    left_alone: list[dict]
     chain: list[dict]
     dose: list[dict]
     examples: list[dict]
+    broken_examples: list[dict]
     signatures: dict[str, str]
     agreement: dict[str, object] = field(default_factory=dict)
     older: list[str] = field(default_factory=list)
@@ -77,12 +87,12 @@ def results(run: Run, data: pipeline.Data) -> Results:
     arms: dict[str, list[_Scored]] = {}
     for one in scored:
         arms.setdefault(one.system.name, []).append(one)
-    translation, gain, signatures = _translation(done, data)
+    translation, gain, paired, signatures = _translation(done, data)
     return Results(
-        translation, gain, _question_translation(arms, gold), list(_stages(arms, sets)), list(_by_seed(scored, sets)),
-        list(_groups(arms, gold)), list(_broken(arms, ids["authored"])), _paired(arms, sets),
+        translation, gain, paired, _question_translation(arms, gold), list(_stages(arms, sets)), list(_by_seed(scored, sets)),
+        list(_groups(arms, gold)), list(_broken(arms, ids["authored"])), _paired(arms, sets), _controls(arms, sets), _left_alone(arms, sets),
         list(_chain(arms, ids["authored"])), list(_dose(arms, sets)),
-        _examples(arms, gold), signatures, agreement.of(run, data), evaluation.older(run, data),
+        _examples(arms, gold), _broken_examples(arms, gold, ids["authored"]), signatures, agreement.of(run, data), evaluation.older(run, data),
     )  # fmt: skip
 
 
@@ -109,30 +119,44 @@ def _share(rows: Sequence[dict], field: str) -> float:
     return round(100 * sum(bool(r[field]) for r in rows) / max(1, len(rows)), 1)
 
 
-def _translation(done: Sequence[System], data: pipeline.Data) -> tuple[list[dict], list[dict], dict[str, str]]:
+def _translation(done: Sequence[System], data: pipeline.Data) -> tuple[list[dict], list[dict], list[dict], dict[str, str]]:
     references = [r.en for r in data.pairs["test"]]
-    outputs: dict[str, list[list[dict]]] = {}
+    outputs: dict[str, dict[int, list[dict]]] = {}
     for system in done:
         found: dict[str, list[dict]] = {}
         for row in evaluation.read(system.folder / "translation.jsonl"):
             found.setdefault(row["system"], []).append(row)
         for name, rows in found.items():
-            outputs.setdefault(name, []).append(rows)
-    english = {name: [[r["english"] for r in rows] for rows in each] for name, each in outputs.items()}
+            outputs.setdefault(name, {})[system.seed] = rows
+    by_seed = {name: {seed: [r["english"] for r in rows] for seed, rows in each.items()} for name, each in outputs.items()}
+    english = {name: list(each.values()) for name, each in by_seed.items()}
     table, signatures = [], {}
     for name, each in outputs.items():
         scores = [scoring.corpus_scores(e, references) for e in english[name]]
         signatures = {"chrF++": scores[0]["chrf_signature"], "BLEU": scores[0]["bleu_signature"]}
         table.append({"system": name, **_estimate(scoring.chrf_over_seeds(english[name], references)),
                       "bleu": sum(s["bleu"] for s in scores) / len(scores), "seeds": len(each),
-                      "truncated": _share([r for rows in each for r in rows], "truncated")})  # fmt: skip
+                      "truncated": _share([r for rows in each.values() for r in rows], "truncated")})  # fmt: skip
     best = max((t for t in table if t["system"].startswith("base")), key=lambda t: t["value"])["system"]
     gain = []
     for name in [n for n in outputs if not n.startswith("base")]:
         found = scoring.chrf_gain(english[name], english[best][0], references)
         gain.append({"label": f"{name} − {best}", "value": found.value, "low": found.low, "high": found.high, "p": found.p_value,
                      "n": found.n, "seeds": len(english[name])})  # fmt: skip
-    return table, gain, signatures
+    return table, gain, _translation_paired(by_seed, references), signatures
+
+
+def _translation_paired(by_seed: dict[str, dict[int, list[str]]], references: list[str]) -> list[dict]:
+    """chrF++ of each arm minus that of plain, over the seeds that both have; Holm over the arms."""
+    plain, rows = by_seed[studies.BASELINE], []
+    for name, each in by_seed.items():
+        shared = [seed for seed in each if seed in plain]
+        if name != studies.BASELINE and not name.startswith("base") and shared:
+            found = scoring.chrf_difference([each[s] for s in shared], [plain[s] for s in shared], references)
+            rows.append({"label": f"{name} − {studies.BASELINE}", "a": name, "value": found.value, "low": found.low, "high": found.high,
+                         "p": found.p_value, "n": found.n, "seeds": len(shared)})  # fmt: skip
+    adjusted = scoring.holm({r["a"]: r["p"] for r in rows}) if rows else {}
+    return [r | {"p_holm": adjusted[r["a"]]} for r in rows]
 
 
 def _question_translation(arms: dict[str, list[_Scored]], gold: dict[str, Record]) -> list[dict]:
@@ -140,7 +164,9 @@ def _question_translation(arms: dict[str, list[_Scored]], gold: dict[str, Record
     for name, each in arms.items():
         first = [one.rows["S1", False] for one in each]
         references = [gold[p["id"]].en for p in first[0]]
-        rows.append({"system": name, **_estimate(scoring.chrf_over_seeds([[p["english"] for p in f] for f in first], references))})
+        english = [[p["english"] for p in f] for f in first]
+        bleu = [scoring.corpus_scores(e, references)["bleu"] for e in english]
+        rows.append({"system": name, **_estimate(scoring.chrf_over_seeds(english, references)), "bleu": sum(bleu) / len(bleu), "seeds": len(each)})
     return rows
 
 
@@ -173,10 +199,11 @@ def _by_seed(scored: Sequence[_Scored], sets: dict[str, set[str]]) -> Iterable[d
 
 
 def _groups(arms: dict[str, list[_Scored]], gold: dict[str, Record]) -> Iterable[dict]:
-    """Accuracy at the primary stages by category and by difficulty, each arm in its own decoding."""
-    for by in ("category", "difficulty"):
-        for value in dict.fromkeys(getattr(r, by) for r in gold.values()):
-            ids = {i for i, r in gold.items() if getattr(r, by) == value}
+    """Accuracy at the primary stages by category, and by difficulty (authored questions), each arm in its own decoding."""
+    # The control has as many steps as it was generated with: beside the authored questions it would be the whole of a difficulty.
+    for by, some in (("category", gold), ("difficulty", {i: r for i, r in gold.items() if not evaluation.is_control(r)})):
+        for value in dict.fromkeys(getattr(r, by) for r in some.values()):
+            ids = {i for i, r in some.items() if getattr(r, by) == value}
             for name, each in arms.items():
                 for stage in PRIMARY:
                     found = seeds.rate_over_seeds([one.of(stage, one.own, ids) for one in each])
@@ -199,25 +226,66 @@ def _paired(arms: dict[str, list[_Scored]], sets: dict[str, set[str]]) -> list[d
     for against in (studies.BASELINE, "base"):
         for which, ids in sets.items():
             for stages in (PRIMARY, ("S3", "S5") if which == "authored" else ()):
-                found = {(a, s): _compare(arms, a, against, s, ids) for a in arms if a not in (against, "base") for s in stages}
-                if not found:
-                    continue
-                adjusted = scoring.holm({f"{a} {s}": d.p_value for (a, s), d in found.items()})
-                for (a, stage), d in found.items():
-                    p_holm = adjusted[f"{a} {stage}"]
-                    verdict = seeds.verdict_over_seeds(d, p_value=p_holm, names=(a, against))
-                    rows.append({"label": f"{a} − {against}, {stage}, {which}", "stage": stage, "set": which, "a": a, "b": against,
-                                 "value": d.value, "low": d.low, "high": d.high, "n": d.n, "seeds": d.seeds, "by_seed": list(d.by_seed),
-                                 "only_a": d.only_a, "only_b": d.only_b, "p": d.p_value, "p_holm": p_holm, "outcome": verdict.outcome,
-                                 "verdict": f"{stage}, {which}: {verdict.text}", "mde": verdict.mde})  # fmt: skip
+                rows += _family({(a, against, s): _compare(arms, a, against, s, ids) for a in arms if a not in (against, "base") for s in stages}, which)
     return rows
 
 
-def _compare(arms: dict[str, list[_Scored]], a: str, b: str, stage: str, ids: set[str]) -> seeds.SeedDifference:
-    """Over the seeds that both have. The base model, which has one, stands for all, in whichever decoding it does better."""
+def _controls(arms: dict[str, list[_Scored]], sets: dict[str, set[str]]) -> list[dict]:
+    """The lead arm against the controls of length at the primary stages; Holm over the controls and stages of a set."""
+    rows = []
+    for which, ids in sets.items():
+        pairs = [(LEAD, b, s) for b in CONTROLS for s in PRIMARY if LEAD in arms and b in arms and _shared(arms, LEAD, b)]
+        rows += _family({(a, b, s): _compare(arms, a, b, s, ids) for a, b, s in pairs}, which)
+    return rows
+
+
+def _left_alone(arms: dict[str, list[_Scored]], sets: dict[str, set[str]]) -> list[dict]:
+    """Each reasoned arm, not asked for Reasoning, against plain at the primary stages, and asked against left alone; Holm over the arms and
+    stages of a set and opponent.
+    """
+    rows, plain = [], studies.BASELINE
+    reasoned = {a: each for a, each in arms.items() if a.startswith("reasoned-")}
+    for which, ids in sets.items():
+        found = {(a, plain, s): _compare(arms, a, plain, s, ids, asked=False) for a in reasoned for s in PRIMARY}
+        rows += _family(found, which, " left alone")
+        found = {(a, a, s): seeds.over_seeds(*([one.of(s, asked, ids) for one in each] for asked in (True, False))) for a, each in reasoned.items() for s in PRIMARY}
+        rows += _family(found, which, " asked", " left alone")
+    return rows
+
+
+def _family(found: dict[tuple[str, str, str], seeds.SeedDifference], which: str, manner: str = "", other: str = "") -> list[dict]:
+    """A row for each comparison (a, b, stage), corrected by Holm over all of them and (`p_arms`) over those of its stage.
+
+    `manner` and `other` say how a and b were decoded, where that is not their own way.
+    """
+    p_values = {" ".join(key): d.p_value for key, d in found.items()}
+    p_holm, p_arms = scoring.holm(p_values) if found else {}, {}
+    for stage in {stage for _, _, stage in found}:
+        p_arms |= scoring.holm({" ".join(key): d.p_value for key, d in found.items() if key[2] == stage})
+    rows = []
+    for (a, b, stage), d in found.items():
+        names, key = (a + manner, b + other), f"{a} {b} {stage}"
+        verdict, within = (seeds.verdict_over_seeds(d, p_value=p[key], names=names) for p in (p_holm, p_arms))
+        rows.append({"label": f"{' − '.join(names)}, {stage}, {which}", "stage": stage, "set": which, "a": a, "b": b, "value": d.value, "low": d.low,
+                     "high": d.high, "n": d.n, "seeds": d.seeds, "by_seed": list(d.by_seed), "only_a": d.only_a, "only_b": d.only_b,
+                     "p": d.p_value, "p_holm": p_holm[key], "p_arms": p_arms[key], "outcome": verdict.outcome, "outcome_arms": within.outcome,
+                     "verdict": f"{stage}, {which}: {verdict.text}", "mde": verdict.mde})  # fmt: skip
+    return rows
+
+
+def _shared(arms: dict[str, list[_Scored]], a: str, b: str) -> list[int]:
+    """The seeds that both arms have."""
+    others = {one.system.seed for one in arms[b]}
+    return [one.system.seed for one in arms[a] if one.system.seed in others]
+
+
+def _compare(arms: dict[str, list[_Scored]], a: str, b: str, stage: str, ids: set[str], asked: bool | None = None) -> seeds.SeedDifference:
+    """Over the seeds that both have, `a` in its own decoding or (`asked`) in another. The base model, which has one seed, stands for all,
+    in whichever decoding it does better.
+    """
     ones, others = ({one.system.seed: one for one in arms[name]} for name in (a, b))
-    shared = list(ones) if b == "base" else [seed for seed in ones if seed in others]
-    mine = [ones[seed].of(stage, ones[seed].own, ids) for seed in shared]
+    shared = list(ones) if b == "base" else _shared(arms, a, b)
+    mine = [ones[seed].of(stage, ones[seed].own if asked is None else asked, ids) for seed in shared]
     if b == "base":
         base = others[-1]
         best = max((base.of(stage, asked, ids) for asked in (False, True)), key=sum)
@@ -252,7 +320,7 @@ def _dose(arms: dict[str, list[_Scored]], sets: dict[str, set[str]]) -> Iterable
 
 def _examples(arms: dict[str, list[_Scored]], gold: dict[str, Record], each: int = 2) -> list[dict]:
     """A few S4 outputs, a row a question and system: some that the third with Reasoning got right, some that it got wrong."""
-    first = {name: found[0] for name, found in arms.items() if name in ("base", studies.BASELINE, "reasoned-33")}
+    first = {name: found[0] for name, found in arms.items() if name in ("base", studies.BASELINE, LEAD)}
     lead = list(first.values())[-1]
     outputs = {name: {row["id"]: row for row in one.rows["S4", one.own]} for name, one in first.items()}
     right = {name: dict(zip(outputs[name], one.right["S4", one.own], strict=True)) for name, one in first.items()}
@@ -266,4 +334,23 @@ def _examples(arms: dict[str, list[_Scored]], gold: dict[str, Record], each: int
                     rows.append({"id": record.id, "question": record.ja, "gold": record.answer, "system": name,
                                  "english": out["english"], "reasoning": out["reasoning"], "answer": out["answer"],
                                  "right": right[name][record_id]})  # fmt: skip
+    return rows
+
+
+def _broken_examples(arms: dict[str, list[_Scored]], gold: dict[str, Record], ids: set[str], each: int = 2) -> list[dict]:
+    """A few wrong one-call answers of the lead arm for each first broken step, with what it said at every stage."""
+    found: dict[str, list[tuple[_Scored, str]]] = {}
+    for one in arms.get(LEAD, arms[studies.BASELINE]):
+        asked = [row["id"] for row in one.rows["S4", one.own] if row["id"] in ids]
+        for record_id, *right in zip(asked, *(one.of(s, one.own, ids) for s in ("S2", "S3", "S4")), strict=True):
+            found.setdefault(answers.first_broken_step(*right), []).append((one, record_id))
+    rows = []
+    for step in agreement.STEPS:
+        failed = found.get(step, [])
+        for one, record_id in failed[:: max(1, len(failed) // each)][:each]:
+            said = {s: next(r for r in one.rows[s, s != "S1" and one.own] if r["id"] == record_id) for s in ("S1", "S2", "S3", "S4")}
+            record = gold[record_id]
+            rows.append({"step": step, "arm": one.system.name, "seed": one.system.seed, "id": record_id, "question": record.ja, "en": record.en,
+                         "gold": record.answer, "english": said["S1"]["english"], "reasoning": said["S4"]["reasoning"],
+                         **{s: said[s]["answer"] for s in ("S2", "S3", "S4")}})  # fmt: skip
     return rows

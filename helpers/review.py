@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from . import gates
 from .display import _PLAIN, PARTS, _escape, _japanese
-from .edits import EDITABLE, EditStore, current
+from .edits import EDITABLE, Decision, EditStore, current
 from .files import UserError
 from .language import label
 from .playground import one_line
@@ -42,6 +42,13 @@ COMMANDS = {
     "p": "previous",
     "u": "undo", "う": "undo", "ウ": "undo",
 }  # fmt: skip
+_KEYS = "a e r n p u"
+_HELP = (
+    "印の付いた行へのキー操作（コマンド欄に入力）: a 採用 · r 除外 · e 編集 · n 次の行 · p 前の行 · u 取り消し"
+    " / keys in the command box, for the marked row: a accept · r reject · e edit · n next row · p previous row · u undo"
+)
+_QUICK = "速すぎます。もう一度押してください / too quick for this one to have been read: press again"
+_REFUSED = "!"
 _EVERYTHING = "*"
 _LINE = "28px"  # what a line of text takes: a note that comes up must not push the buttons from under the mouse
 _OPEN = "編集中です。先に保存するか中止してください / an edit is open: save or cancel it first"
@@ -59,6 +66,11 @@ def _error(error: BaseException) -> str:
     return _line(f"{label('エラー / error')}: {one_line(error)}")
 
 
+def _reason(code: str) -> str:
+    """What the code of a gate means."""
+    return label(gates.REASONS.get(code, ""))
+
+
 def _focus(widget: Widget) -> None:
     # ipywidgets 7 cannot: there the reader clicks.
     if hasattr(widget, "focus"):
@@ -70,10 +82,39 @@ def _mark(buttons: Mapping[str, Button], state: str) -> None:
         buttons[name].button_style = STYLES[name] if name == state else ""
 
 
-def _card(record: Record, head: str, fields: Sequence[str]) -> str:
+def _card(record: Record, head: str, fields: Sequence[str], marked: bool = False) -> str:
     lines = [f"<b>{label(FIELDS[f])}</b>: {_japanese(getattr(record, f))}" for f in fields if getattr(record, f)]
     style = "border-top:1px solid rgba(128,128,128,.5);padding:4px 8px;line-height:1.5;overflow-wrap:anywhere"
-    return f'<div {_PLAIN} style="{style}">{"<br>".join([head, *lines])}</div>'
+    style += ";box-shadow:inset 5px 0 #0072b2;background:rgba(0,114,178,.1)" if marked else ""
+    current_row = ' aria-current="true"' if marked else ""
+    return f'<div {_PLAIN}{current_row} style="{style}">{"<br>".join([head, *lines])}</div>'
+
+
+class _Keys:
+    """A command box: `do` is called with the action of each key of `COMMANDS`, `say` with a line about anything else."""
+
+    def __init__(self, do: Callable[[str], None], say: Callable[[str], None]):
+        import ipywidgets as w
+
+        self._do, self._say, self._read = do, say, ""
+        self.box = w.Text(
+            placeholder=_KEYS, description=label("コマンド / Command"), continuous_update=True,
+            style={"description_width": "initial"}, layout=w.Layout(width="18em", max_width="98%"),
+        )  # fmt: skip
+        self.box.observe(self._typed, "value")
+
+    def _typed(self, change: dict) -> None:
+        typed, self.box.value = change["new"], ""
+        if not typed:
+            return
+        # A quick second key may come in before the front end has emptied the box: what was read already is not read again.
+        fresh = typed[len(self._read) :] if typed.startswith(self._read) and typed != self._read else typed
+        self._read = typed
+        keys = "".join(unicodedata.normalize("NFKC", fresh).casefold().split())
+        if len(keys) == 1 and keys in COMMANDS:
+            self._do(COMMANDS[keys])
+        elif keys:
+            self._say(f"{keys[:20]}: {label(f'1 文字ずつ {_KEYS} / one key at a time: {_KEYS}')}")
 
 
 class _Editor:
@@ -131,12 +172,13 @@ class _Editor:
             self._leave()
 
 
-def curation_table(records: Sequence[Record], store: EditStore, page_size: int = 10) -> Widget:
+def curation_table(records: Sequence[Record], store: EditStore, page_size: int = 10, *, settle: float = 0.3) -> Widget:
     """A paged, searchable table of records with accept, edit and reject; every decision goes to `store` at once.
 
     Filters by category, split and state; the search is in both sides, answer and rationale, without regard to case and width (NFKC),
-    and every word must be found. Decisions of an earlier kernel are shown. `records` may be as they were before earlier decisions or
-    after. Raises `UserError` for `page_size` below 1 or a damaged file.
+    and every word must be found. Keys go into the command box below the marked row: a, r (then the next row is marked), e, n, p, u;
+    `settle` is as in `rationale_review`. Decisions of an earlier kernel are shown. `records` may be as they were before earlier
+    decisions or after. Raises `UserError` for `page_size` below 1 or a damaged file.
     """
     import ipywidgets as w
 
@@ -146,7 +188,8 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
     wide, wrapped = {"description_width": "initial"}, w.Layout(flex_flow="row wrap")
     narrow = w.Layout(width="21em")  # two stand side by side in 600 pixels
     found: list[Record] = []
-    page = 0
+    page = mark = 0  # `mark` is the row of the page that the keys are for
+    since = 0.0
 
     def options(values: Sequence[str]) -> list[tuple[str, str]]:
         counts = sorted(Counter(values).items())
@@ -183,8 +226,8 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
         at = next((i for i, r in enumerate(part) if record and r.id == record.id), -1)
         editor.widget.layout.order = f"{2 * at + 2}"
 
-    def show(number: int) -> None:
-        nonlocal page
+    def show(number: int, row: int = 0) -> None:
+        nonlocal page, mark, since
         pages = max(1, -(-len(found) // page_size))
         page = min(max(number, 0), pages - 1)
         back.disabled, forth.disabled = page == 0, page == pages - 1
@@ -192,13 +235,18 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
         where.value = _line(count if found else f"{count} · {label('該当なし / nothing found')}")
         part, decisions = found[page * page_size : (page + 1) * page_size], store.decisions()
         place(editor.record)
+        mark, since = min(max(row, 0), max(len(part) - 1, 0)), time.monotonic()
+        # Below its row: what is typed scrolls the box into view, and the row with it.
+        bar.layout.order, bar.layout.display = f"{2 * mark + 2}", None if part else "none"
         for i, (text, buttons, remark, box) in enumerate(rows):
             remark.value = ""
             box.layout.display = None if i < len(part) else "none"
-            if i < len(part):
+            if i >= len(part):
+                text.value = ""
+            else:
                 shown, verdict = current(part[i], decisions.get(part[i].id))
                 head = " · ".join(_escape(t) for t in (shown.id, shown.category, shown.split, label(STATES[verdict])) if t)
-                text.value = _card(shown, head, tuple(FIELDS))
+                text.value = _card(shown, head, tuple(FIELDS), i == mark)
                 _mark(buttons, verdict)
 
     def press(i: int, verdict: str) -> None:
@@ -208,6 +256,7 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
         original = found[page * page_size + i]
         shown, _ = current(original, store.decisions().get(original.id))
         if verdict == "edit":
+            show(page, i)
             place(shown)
             editor.open(shown)
         else:
@@ -216,13 +265,35 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
     def decide(record: Record, verdict: str, changes: dict[str, str]) -> None:
         store.decide(record, verdict, changes)
         note.value = _line(f"{label('保存しました / saved')}: {record.id} – {label(STATES[verdict])}")
-        # The page stays as it is, filter or no filter: a row that moved would take a second click meant for this one.
-        show(page)
+        # The page stays as it is, filter or no filter, and so does the mark after a click: a row that moved would take a second click
+        # meant for this one.
+        show(page, mark)
 
     def undo() -> None:
         taken = store.undo({r.id for r in records})
         note.value = _line(f"{label('取り消しました / undone')}: {taken}" if taken else label("取り消すものがありません / nothing to undo"))
-        show(page)
+        at = next((i for i, r in enumerate(found) if r.id == taken), page * page_size + mark)
+        show(*divmod(at, page_size))
+
+    def go(at: int) -> None:
+        show(*divmod(min(max(at, 0), len(found) - 1), page_size))
+        _focus(keys.box)
+
+    def key(action: str) -> None:
+        hint.value, at = "", page * page_size + mark
+        if editor.record is not None:
+            say(f"{label(_OPEN)}: {editor.record.id}")
+        elif action == "undo":
+            undo()
+        elif action in MOVES:
+            go(at + (1 if action == "next" else -1))
+        elif action == "edit":
+            press(mark, action)
+        elif time.monotonic() - since < settle:
+            say(label(_QUICK))
+        else:
+            press(mark, action)
+            go(at + 1)
 
     def guarded(action: Callable[[], None], line: HTML = note) -> Callable:
         def run(_=None) -> None:
@@ -233,7 +304,13 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
 
         return run
 
-    editor = _Editor(EDITABLE, lambda record, changes: decide(record, "edit", changes))
+    def say(text: str) -> None:
+        hint.value = _line(text)
+
+    hint = w.HTML()
+    keys = _Keys(lambda action: guarded(lambda: key(action), hint)(), say)
+    bar = w.HBox([keys.box, hint], layout=w.Layout(flex_flow="row wrap"))
+    editor = _Editor(EDITABLE, lambda record, changes: decide(record, "edit", changes), left=lambda: _focus(keys.box))
     rows = []
     for i in range(page_size):
         text, buttons, remark = w.HTML(layout=w.Layout(flex="1 1 24em")), {}, w.HTML()
@@ -251,7 +328,7 @@ def curation_table(records: Sequence[Record], store: EditStore, page_size: int =
     away.on_click(guarded(undo))
     select()
     filters, moves = w.HBox([search, category, split, state], layout=wrapped), w.HBox([back, where, forth, away], layout=wrapped)
-    return w.VBox([filters, moves, note, editor.widget, *(box for *_, box in rows)])
+    return w.VBox([filters, moves, w.HTML(f'<div style="line-height:1.5">{label(_HELP)}</div>'), note, editor.widget, bar, *(box for *_, box in rows)])
 
 
 def rationale_review(
@@ -265,7 +342,7 @@ def rationale_review(
 
     `pairs` holds (record, rationale, code of the gate that refuses it or ""). Keys go into the command box: a, e, r, n (next),
     p (previous), u (undo), also as a Japanese input method writes them. A refused rationale must be edited until `gate` lets it pass.
-    The form opens at the first pair without a decision. Within `settle` seconds of a pair coming up no decision on it is taken: a key
+    A drop-down leaves those of one state, as they are when it is chosen. The form opens at the first pair without a decision. Within `settle` seconds of a pair coming up no decision on it is taken: a key
     that repeats or a double click would decide on what nobody has read. Raises `UserError` for no pairs or a damaged file.
     """
     if not pairs:
@@ -280,75 +357,91 @@ class _Review:
         self.records = [record.replace(reasoning=rationale) for record, rationale, _ in pairs]
         self.codes = [code for *_, code in pairs]
         self.store, self.gate, self.settle = store, gate, settle
-        self.index, self.read, self.since = 0, "", 0.0
+        self.found, self.index, self.since = list(range(len(self.records))), 0, 0.0  # those shown; the place among them
         self.where, self.note, self.question = w.HTML(), w.HTML(layout=w.Layout(min_height=_LINE)), w.HTML()
         half = w.Layout(flex="1 1 24em")
         self.before, self.after = w.HTML(layout=half), w.HTML(layout=half)
         self.editor = _Editor(("reasoning",), self._save, left=lambda: _focus(self.box))
-        self.box = w.Text(
-            placeholder="a e r n p u", description=label("コマンド / Command"), continuous_update=True,
-            style={"description_width": "initial"}, layout=w.Layout(width="18em"),
-        )  # fmt: skip
-        self.box.observe(self._typed, "value")
+        self.box = _Keys(self._do, self._say).box
         self.buttons = {}
         for name, text in (BUTTONS | MOVES).items():
-            self.buttons[name] = w.Button(description=f"{label(text)} ({name[0]})", layout=w.Layout(width="12em"))
+            self.buttons[name] = w.Button(description=f"{label(text)} ({name[0]})", layout=w.Layout(width="auto", min_width="9em"))
             self.buttons[name].on_click(lambda _, name=name: self._do(name))
+        states = [(label("すべて / all"), _EVERYTHING), *((label(text), key) for key, text in STATES.items())]
+        states.append((label("検査を通らないもの / refused by a gate"), _REFUSED))
+        self.chosen, self.state = _EVERYTHING, w.Dropdown(
+            options=states, value=_EVERYTHING, description=label("状態 / State"), style={"description_width": "initial"},
+            layout=w.Layout(width="28em", max_width="98%"),
+        )  # fmt: skip
+        self.state.observe(self._filter, "value")
         wrapped = w.Layout(flex_flow="row wrap")
         sides = w.HBox([self.before, self.after], layout=wrapped)
-        groups = [w.HBox([self.buttons[name] for name in names]) for names in (BUTTONS, MOVES)]
+        groups = [w.HBox([self.buttons[name] for name in names], layout=wrapped) for names in (BUTTONS, MOVES)]
         keys = w.HBox([*groups, self.box], layout=wrapped)
         # The keys stand above what differs in height from pair to pair.
-        self.widget = w.VBox([self.where, keys, self.note, self.question, sides, self.editor.widget])
-        self._go(self._undecided(0))
+        self.widget = w.VBox([self.where, self.state, keys, self.note, self.question, sides, self.editor.widget])
+        self._go(self._undecided(0, len(self.records) - 1))
 
-    def _undecided(self, start: int) -> int:
-        """The first pair from `start` on, then from the beginning, that awaits a decision; the last pair when none does."""
-        decisions, n = self.store.decisions(), len(self.records)
+    def _undecided(self, start: int, otherwise: int) -> int:
+        """The first pair of those shown, from `start` on, then from the beginning, that awaits a decision; `otherwise` when none does."""
+        decisions, n = self.store.decisions(), len(self.found)
         order = [(start + i) % n for i in range(n)]
-        states = (current(self.records[i], decisions.get(self.records[i].id))[1] for i in order)
-        return next((i for i, state in zip(order, states, strict=True) if state in ("", "changed")), n - 1)
+        records = [self.records[self.found[i]] for i in order]
+        states = [current(r, decisions.get(r.id))[1] for r in records]
+        return next((i for i, state in zip(order, states, strict=True) if state in ("", "changed")), otherwise)
 
-    def _now(self) -> tuple[Record, str, str]:
-        """The record with its rationale as it is now, its state, and the code of the gate that refuses it."""
-        original = self.records[self.index]
-        shown, state = current(original, self.store.decisions().get(original.id))
-        return shown, state, self.codes[self.index] if shown == original else self.gate(shown, shown.reasoning)
+    def _now(self, number: int, decisions: Mapping[str, Decision]) -> tuple[Record, str, str]:
+        """The record of a pair with its rationale as it is now, its state, and the code of the gate that refuses it."""
+        original = self.records[number]
+        shown, state = current(original, decisions.get(original.id))
+        return shown, state, self.codes[number] if shown == original else self.gate(shown, shown.reasoning)
+
+    def _here(self) -> tuple[Record, str, str]:
+        return self._now(self.found[self.index], self.store.decisions())
+
+    def _say(self, text: str) -> None:
+        self.note.value = _line(text)
+
+    def _filter(self, change: dict) -> None:
+        wanted = change["new"]
+        if wanted == self.chosen:
+            return
+        try:
+            if self.editor.record is not None:
+                raise UserError(label(_OPEN))
+            decisions = self.store.decisions()
+            now = [self._now(i, decisions) for i in range(len(self.records))]
+            found = [i for i, (_, state, code) in enumerate(now) if wanted in (_EVERYTHING, state, _REFUSED if code else None)]
+            if not found:
+                raise UserError(label("該当なし / nothing found"))
+        except Exception as error:  # noqa: BLE001  a line in the widget, never a traceback
+            self.note.value = _error(error)
+            self.state.value = self.chosen
+            return
+        self.found, self.chosen, self.note.value = found, wanted, ""
+        self._go(self._undecided(0, 0))
 
     def _go(self, index: int) -> None:
-        self.index = min(max(index, 0), len(self.records) - 1)
-        decisions = self.store.decisions()
-        shown, state, code = self._now()
+        self.index = min(max(index, 0), len(self.found) - 1)
+        decisions, total = self.store.decisions(), len(self.records)
+        shown, state, code = self._here()
         decided = sum(current(r, decisions.get(r.id))[1] not in ("", "changed") for r in self.records)
-        done = f" · {label('全件済み / all decided')}" if decided == len(self.records) else ""
-        place = f"{self.index + 1:,} / {len(self.records):,}"
-        self.where.value = _line(f"{place} · {label('済み / decided')}: {decided:,}{done} · {shown.id} · {label(STATES[state])}")
+        done = f" · {label('全件済み / all decided')}" if decided == total else ""
+        place = f"{self.index + 1:,} / {len(self.found):,}"
+        self.where.value = _line(f"{place} · {label('済み / decided')}: {decided:,} / {total:,}{done} · {shown.id} · {label(STATES[state])}")
         self.question.value = _card(shown, f"<b>{label(FIELDS['ja'])}</b>: {_japanese(shown.ja)}", ("en",))
         self.before.value = _card(shown, f"<b>{label('付ける前 / before')}</b>", ("answer",))
-        refused = f" · {label('検査 / gate')}: <b>{_escape(code)}</b> – {_escape(gates.REASONS.get(code, ''))}" if code else ""
+        refused = f" · {label('検査 / gate')}: <b>{_escape(code)}</b> – {_escape(_reason(code))}" if code else ""
         self.after.value = _card(shown, f"<b>{label('付けた後 / after')}</b>{refused}", ("reasoning", "answer"))
         _mark(self.buttons, state)
         self.buttons["previous"].disabled = self.index == 0
-        self.buttons["next"].disabled = self.index == len(self.records) - 1
+        self.buttons["next"].disabled = self.index == len(self.found) - 1
         self.since = time.monotonic()
-
-    def _typed(self, change: dict) -> None:
-        typed, self.box.value = change["new"], ""
-        if not typed:
-            return
-        # A quick second key may come in before the front end has emptied the box: what was read already is not read again.
-        fresh = typed[len(self.read) :] if typed.startswith(self.read) and typed != self.read else typed
-        self.read = typed
-        keys = "".join(unicodedata.normalize("NFKC", fresh).casefold().split())
-        if len(keys) == 1 and keys in COMMANDS:
-            self._do(COMMANDS[keys])
-        elif keys:
-            self.note.value = _line(f"{keys[:20]}: {label('1 文字ずつ a e r n p u / one key at a time: a e r n p u')}")
 
     def _do(self, action: str) -> None:
         try:
             if self.editor.record is not None:
-                self.note.value = _line(label(_OPEN))
+                self._say(label(_OPEN))
             elif action in ("previous", "next"):
                 self.note.value = ""
                 self._go(self.index + (1 if action == "next" else -1))
@@ -356,7 +449,7 @@ class _Review:
                 self._undo()
             elif action == "edit":
                 self.note.value = ""
-                self.editor.open(self._now()[0])
+                self.editor.open(self._here()[0])
             else:
                 self._decide(action)
         except Exception as error:  # noqa: BLE001  a line in the widget, never a traceback
@@ -364,11 +457,11 @@ class _Review:
 
     def _decide(self, verdict: str) -> None:
         if time.monotonic() - self.since < self.settle:
-            self.note.value = _line(label("速すぎます。もう一度押してください / too quick for this one to have been read: press again"))
+            self._say(label(_QUICK))
             return
-        shown, _, code = self._now()
+        shown, _, code = self._here()
         if verdict == "accept" and code:
-            self.note.value = _line(label("検査を通らない説明です。編集するか、除外してください / a gate refuses this rationale: edit it, or reject it"))
+            self._say(label("検査を通らない説明です。編集するか、除外してください / a gate refuses this rationale: edit it, or reject it"))
             return
         self._settled(shown, verdict, {})
 
@@ -376,16 +469,21 @@ class _Review:
         edited = record.replace(**changes)
         code = self.gate(edited, edited.reasoning)
         if code:
-            raise UserError(f"{code}: {gates.REASONS.get(code, '')}")
+            raise UserError(f"{code}: {_reason(code)}")
         self._settled(record, "edit", changes)
 
     def _settled(self, record: Record, verdict: str, changes: dict[str, str]) -> None:
         self.store.decide(record, verdict, changes)
         self.note.value = _line(f"{label('保存しました / saved')}: {record.id} – {label(STATES[verdict])}")
-        self._go(self._undecided(self.index + 1))
+        # Those shown stay as they are: where all of them are decided, the next one is the next.
+        self._go(self._undecided(self.index + 1, self.index + 1))
 
     def _undo(self) -> None:
         taken = self.store.undo({r.id for r in self.records})
         self.note.value = _line(f"{label('取り消しました / undone')}: {taken}" if taken else label("取り消すものがありません / nothing to undo"))
         if taken:
-            self._go(next(i for i, r in enumerate(self.records) if r.id == taken))
+            number = next(i for i, r in enumerate(self.records) if r.id == taken)
+            if number not in self.found:
+                self.found, self.chosen = list(range(len(self.records))), _EVERYTHING
+                self.state.value = _EVERYTHING
+            self._go(self.found.index(number))

@@ -60,7 +60,10 @@ class PairedAccuracy:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`outcome` is "improves", "harms" or "no detectable difference"; `text` one sentence; `mde` in points."""
+    """`outcome` is "improves", "harms" or "no detectable difference"; `text` one sentence.
+
+    `mde` is the minimum detectable effect in points of one comparison alone; of several, corrected, more is needed.
+    """
 
     outcome: str
     text: str
@@ -184,15 +187,27 @@ def chrf_over_seeds(hypotheses: Sequence[Sequence[str]], references: Sequence[st
 def chrf_gain(hypotheses: Sequence[Sequence[str]], other: Sequence[str], references: Sequence[str], samples: int = 2000,
               seed: int = 0) -> Difference:
     """Mean corpus chrF++ of several systems (one a training seed) minus that of `other`: `paired_bootstrap` of the mean."""
+    return chrf_difference(hypotheses, [other], references, samples, seed)
+
+
+def chrf_difference(a: Sequence[Sequence[str]], b: Sequence[Sequence[str]], references: Sequence[str], samples: int = 2000,
+                    seed: int = 0) -> Difference:
+    """Mean corpus chrF++ of the systems `a` minus that of the systems `b` (one a training seed): `paired_bootstrap` of the means.
+
+    The sentences are resampled, the seeds are not: the interval does not cover their choice. Raises `ValueError` on unequal
+    lengths, no system or fewer than 2 sentences.
+    """
     import numpy as np
 
-    found = [_texts(2, hypotheses=h, other=other, references=references) for h in hypotheses]
-    *values, value = (pair := _bootstrap_chrf([*(h for h, _, _ in found), found[0][1]], found[0][2], samples, seed))[0]
-    differences = pair[1][:-1].mean(axis=0) - pair[1][-1]
+    if not a or not b:
+        raise ValueError(f"{len(a)} a, {len(b)} b: at least one system of each is needed.")
+    found = [_texts(2, hypotheses=h, references=references) for h in (*a, *b)]
+    values, scores = _bootstrap_chrf([h for h, _ in found], found[0][1], samples, seed)
+    value, differences = (s[: len(a)].mean(axis=0) - s[len(a) :].mean(axis=0) for s in (np.array(values), scores))
     low, high = np.percentile(differences, (2.5, 97.5))
     tail = 1 + min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-    p_value = min(1.0, max(2 * tail / (samples + 1), 2.0 ** (1 - len(references))))
-    return Difference(sum(values) / len(values) - value, float(low), float(high), p_value, len(references))
+    p_value = min(1.0, max(2 * tail / (samples + 1), 2.0 ** (1 - len(found[0][1]))))
+    return Difference(float(value), float(low), float(high), p_value, len(found[0][1]))
 
 
 def comet(sources: Sequence[str], hypotheses: Sequence[str], references: Sequence[str], model: str = "Unbabel/wmt22-comet-da") -> float:
@@ -300,7 +315,7 @@ def verdict(paired: PairedAccuracy, discordant: float | None = None, *, p_value:
     if p <= alpha and paired.difference:
         outcome = "improves" if paired.difference > 0 else "harms"
     limit = "too few pairs to detect any effect" if mde == float("inf") else (
-        f"minimum detectable effect {mde:.1f} points at {100 * power:.0f} % power")
+        f"minimum detectable effect {mde:.1f} points in a single comparison at {100 * alpha:g} %, {100 * power:.0f} % power")
     test = "exact McNemar" if p_value is None else "exact McNemar, adjusted"
     interval = f"{paired.difference:+.1f} points [{paired.low:+.1f}, {paired.high:+.1f}]"
     text = (f"{names[0]} against {names[1]}: {outcome}, {interval} ({test} {_p(p)}; {paired.only_a} right only with "

@@ -49,8 +49,11 @@ def load(name: str | Path) -> Search:
     types = {f.name: type(f.default) for f in dataclasses.fields(Recipe)} | {k: type(v) for k, v in DECODING.items()}
     for variant, settings in variants.items():
         for field, value in settings.items():
-            if field not in types or (type(value) is not types[field] and (types[field], type(value)) != (float, int)):
-                raise UserError(f"{path}, [variants.{variant}] {field}: expected a field of the recipe or {', '.join(DECODING)}, with a value of its kind.")
+            if field == "seed" or field not in types or (type(value) is not types[field] and (types[field], type(value)) != (float, int)):
+                raise UserError(f"{path}, [variants.{variant}] {field}: expected a field of the recipe other than seed, or {', '.join(DECODING)}, with a value of its kind.")
+        _check_decoding(settings, lambda field, expected, variant=variant: UserError(f"{path}, [variants.{variant}] {field}: expected {expected}."))
+        recipe = {k: v for k, v in settings.items() if k not in DECODING}
+        studies.check_recipe(recipe, lambda field, expected, variant=variant: UserError(f"{path}, [variants.{variant}], {field}: expected {expected}."))
     about, study, arm = (found.get(k, d) for k, d in (("about", ""), ("study", "quick"), ("arm", studies.BASELINE)))
     for field, value in (("about", about), ("study", study), ("arm", arm)):
         if not isinstance(value, str):
@@ -64,13 +67,28 @@ def load(name: str | Path) -> Search:
     return Search(path.stem, about, study, arm, tuple(variants.items()))
 
 
+def _check_decoding(settings: dict, bad: Callable[[str, str], UserError]) -> None:
+    shots, samples, temperature = ({**DECODING, **settings}[k] for k in ("shots", "samples", "temperature"))
+    if shots < 0:
+        raise bad("shots", "a number of examples from 0")
+    if samples < 1:
+        raise bad("samples", "a number from 1 (1: greedy)")
+    if samples > 1 and shots:
+        raise bad("samples", "no shots beside it: the samples are drawn without examples")
+    if samples > 1 and temperature <= 0:
+        raise bad("temperature", "a value above zero")
+    if samples == 1 and "temperature" in settings:
+        raise bad("temperature", "samples above 1 beside it: one answer is decoded greedily")
+
+
 def execute(
     search: Search, *, profile: str = "auto", view: pipeline.View = lambda steps: lambda row: None, say: Callable[[str], None] = print,
     kept: Path | None = None,
 ) -> list[dict]:
     """Train and decode each variant on the dev set, a row each; goes on where it stopped, or from the variants in the file `kept`, brought up to date.
 
-    Data and rationales are made once; variants that differ in decoding alone share an adapter. Raises `UserError`.
+    Data and rationales are made once; variants that differ in decoding alone share an adapter. What was measured with the same data and settings
+    is kept, of older code too. Raises `UserError`.
     """
     home = runtime.open_run(f"search-{search.name}", profile, study=search.study)
     data = pipeline.ensure(home, say=say)
@@ -83,14 +101,16 @@ def execute(
         say(f"[{number + 1}/{len(search.variants)}] {name}")
         run = _folder(home, search, settings)
         data = pipeline.ensure(run, say=lambda line: None)
-        made = {"settings": settings, "made_from": [pipeline.training_key(run, data, search.arm), *assembly.hashes(*(Path(m.__file__) for m in (decoding, inference)))]}
-        if {k: known.get(name, {}).get(k) for k in made} == made:
-            say(f"Variant {name}: measured before.")
+        # What was measured with older code is not measured again: remove it from the file for that.
+        given = {"settings": settings, "data": pipeline.fingerprint(run.profile.model, run.recipe, data.manifest["files"], search.arm)}
+        if {k: known.get(name, {}).get(k) for k in given} == given:
+            made = known[name]["made_from"] == _made_from(run, data, search)
+            say(f"Variant {name}: measured before{'' if made else ', with older code'}.")
             done[name] = known[name]
         else:
             folder = pipeline.train_arm(run, data, search.arm, view=view, say=say)
             found = _measure(run, data, folder, search.arm, DECODING | settings)
-            done[name] = made | {"rows": [{"variant": name, "settings": _words(settings), **row} for row in found]}
+            done[name] = given | {"made_from": _made_from(run, data, search), "rows": [{"variant": name, "settings": _words(settings), **row} for row in found]}
         # What is known of later variants stays until they are looked at.
         for path in filter(None, (home.path("search.json"), kept)):
             write_json(path, known | done)
@@ -98,6 +118,10 @@ def execute(
     for path in filter(None, (home.path("search.json"), kept)):
         write_json(path, done)
     return [row for one in done.values() for row in one["rows"]]
+
+
+def _made_from(run: Run, data: pipeline.Data, search: Search) -> list[str]:
+    return [pipeline.training_key(run, data, search.arm), *assembly.hashes(*(Path(m.__file__) for m in (decoding, inference)))]
 
 
 def _folder(home: Run, search: Search, settings: dict) -> Run:

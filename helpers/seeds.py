@@ -30,7 +30,7 @@ class SeedDifference:
 
     `by_seed` holds each seed's difference in points, `by_seed_p` its exact McNemar p-value; `only_a` and `only_b` count
     the discordant pairs of all seeds together. `mde` is the effect in points that a study with such errors finds with
-    80 % power at 5 %; `inf` where none can be found.
+    80 % power in a single comparison at 5 %; `inf` where none can be found.
     """
 
     value: float
@@ -187,7 +187,7 @@ def verdict_over_seeds(found: SeedDifference, *, p_value: float | None = None, a
     if p <= alpha and found.value:
         outcome = "improves" if found.value > 0 else "harms"
     limit = "too few to detect any effect" if found.mde == float("inf") else (
-        f"minimum detectable effect {found.mde:.1f} points at 80 % power")
+        f"minimum detectable effect {found.mde:.1f} points in a single comparison at 5 %, 80 % power")
     test = "test over items and seeds" + ("" if p_value is None else ", adjusted")
     text = (f"{names[0]} against {names[1]}: {outcome}, {found.value:+.1f} points [{found.low:+.1f}, {found.high:+.1f}], "
             f"the mean of {found.seeds} seeds ({', '.join(f'{d:+.1f}' for d in found.by_seed)}) ({test} {_p(p)}; "

@@ -12,6 +12,10 @@ from .profiles import PROFILES, Recipe
 
 FOLDER = ROOT / "data" / "studies"
 BASELINE = "plain"
+MAY_BE_ZERO = (
+    "questions", "test_questions", "control_train", "control_dev", "control_test", "replay_pairs", "few_shot", "warmup_ratio",
+    "reasoning_fraction",
+)  # fmt: skip
 ARMS = "plain, reasoned-P (P from 1 to 100), shuffled-33 or plain-token-matched"
 _ARM = re.compile(r"plain|plain-token-matched|shuffled-33|reasoned-(?:[1-9]\d?|100)")
 
@@ -95,3 +99,5 @@ def check_recipe(recipe, bad) -> None:
             raise bad(f"[recipe] {name}", f"a value like {getattr(Recipe, name)!r}, found {value!r}")
         if wanted in (int, float) and value < 0:
             raise bad(f"[recipe] {name}", "a value that is not negative")
+        if value == 0 and wanted is not bool and name not in MAY_BE_ZERO:
+            raise bad(f"[recipe] {name}", "a value above zero")

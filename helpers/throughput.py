@@ -39,8 +39,10 @@ def measure(
     """Real (non-padding) tokens a second and peak memory (GB = 10⁹ bytes) of each variant (all that are `available`), the first step left out.
 
     Half sentence pairs, half questions in one call with their rationale. With `folder`, `training.json` and `training.md` are written there.
-    Raises `UserError`.
+    Raises `UserError`, also for fewer than two steps.
     """
+    if steps < 2:
+        raise UserError(f"--steps {steps}: expected 2 or more, for the first is left out.")
     result: dict = {"machine": scale.machine(), "profile": profile, "steps": steps, "rows": []}
     for name in variants or available():
         row = scale.apart("throughput", name, steps, profile)
@@ -69,24 +71,23 @@ def table(result: dict) -> str:
 
 def _data(profile: Profile, steps: int) -> tuple[list[Record], list[Record]]:
     """Sentence pairs and questions for that many steps of the profile's batch."""
-    half = steps * profile.recipe.batch_size * profile.recipe.accumulation // 2
+    whole = steps * profile.recipe.batch_size * profile.recipe.accumulation
     questions = [r for r in corpora.questions() if r.split == "train"]
     if profile.model.source == "random":
         pairs = [Record(f"p{i}", "translate", r.ja, r.en) for i, r in enumerate(questions)]
     else:
         pairs = corpora.tatoeba(lambda text: None)
     draw = random.Random(0)
-    return draw.sample(pairs, half), draw.sample(questions, half)
+    return draw.sample(pairs, whole // 2), draw.sample(questions, whole - whole // 2)
 
 
 def _ours(profile: Profile, steps: int) -> dict:
     pairs, questions = _data(profile, steps)
     profile = profile.replace(replay_pairs=len(pairs), evaluations=1)
     batch = profile.recipe.batch_size * profile.recipe.accumulation
-    mixed = training.plan(profile.recipe, pairs, questions)
-    # `plan` shows a question a second time, in a stage of its own: what is compared are pairs and one-call questions.
-    items = [item for item in mixed.items if item[0] in ("translate", "multistep")]
-    order = training.Plan(tuple(items[: steps * batch]), 0, batch)
+    items = [("translate", r) for r in pairs] + [("multistep", r) for r in questions]
+    random.Random(0).shuffle(items)
+    order = training.Plan(tuple(items), 0, batch)
     with tempfile.TemporaryDirectory() as folder:
         training.train(profile, order, {"pairs": pairs[:1], "questions": questions[:1]}, folder, say=lambda text: None)
         rows = checkpoints.read_log(Path(folder) / "log.jsonl")

@@ -376,12 +376,13 @@ def train(
             }
 
         recorder = _recorder(folder, order.shared_steps, evaluate, every, progress)
-        recorder.stop_at = stop_after
+        recorder.stop_at, recorder.pause = stop_after, pause
         arguments = _arguments(place, profile, order.steps, here, batch, accumulation)
         trainer = _trainer(model, arguments, examples, tokenizer, recorder)
         trainer.folder = folder
         return trainer, recorder
 
+    pause = False
     while True:
         _free()
         with checkpoints.saving_place(folder, processes > 1) as place:
@@ -391,12 +392,15 @@ def train(
         reached = checkpoints.step_of(last_checkpoint(folder) or folder)
         batch, accumulation = (batch // 2, accumulation * 2) if batch % 2 == 0 else (1, accumulation * batch)
         say(f"Memory ran out. Going on from step {max(0, reached)} with {batch} at once, accumulated {accumulation} times: the same step, a little slower.")
+        pause = recorder.pause
         # They hold each other and the model, whose memory is needed for the next.
         del trainer, recorder
     if recorder.paused:
         raise UserError(f"{folder}: paused at step {trainer.state.global_step} of {order.steps}, and saved. Run this again and it goes on from there.")
     if not stop_after:
         _finish(trainer, profile, folder, order.steps, here)
+    if recorder.pause and processes == 1:
+        raise UserError(f"{folder}: paused after its last step, and saved. Run this again and it goes on from there.")
     recorder.trainer = None
     return folder
 

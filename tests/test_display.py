@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from helpers import display, models, profiles, prompts
+from helpers import display, language, models, profiles, prompts
 from helpers.corpora import QUESTIONS
 from helpers.files import UserError
 from helpers.records import Record
@@ -90,13 +90,46 @@ def test_training_view_prints_about_ten_lines_without_a_notebook(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 11
     assert "step 0/200" in lines[0] and "dev answer loss 2.500" in lines[0] and "ETA" not in lines[0]
-    for part in ("[##########----------]", "step 100/200", "loss 2.500", "262 tokens/s", "ETA", "peak 2.3 GB"):
+    for part in ("[##########----------]", "step 100/200", "loss 2.500", "262 トークン/秒 / tokens/s", "ETA", "peak 2.3 GB"):
         assert part in lines[5]
     assert "step 200/200" in lines[-1] and "done in" in lines[-1]
     for row in _rows(200, start=101):  # the next arm, from a shared checkpoint
         view(row)
     lines = capsys.readouterr().out.splitlines()
     assert "step 101/200" in lines[0] and "ETA" not in lines[0] and len(lines) == 6
+
+
+def test_one_switch_changes_the_training_view(capsys):
+    words = {"ja": "", "en": ""}
+    try:
+        for wanted in words:
+            language.switch(wanted)
+            views = display.training_view(4), display.prediction_view(), display.asking_view()
+            for row in _rows(4):
+                views[0](row)
+            views[1]("base", 1, 2)
+            views[2](1, 2, 30, 0.5, 9.0)
+            words[wanted] = capsys.readouterr().out + display._curve([(1, 2.5, None), (2, 2.0, 2.1)], 4)
+    finally:
+        language.switch("both")
+    for text in ("step", "loss", "peak", "tokens", "ETA", "done in", "training"):
+        assert text in words["en"] and not re.search(rf"\b{text}\b", words["ja"]), text
+    assert "損失" in words["ja"] and not re.search("[ぁ-んァ-ヶ一-龯]", words["en"])
+
+
+def _ticks(*losses):
+    picture = display._curve([(i, loss, None) for i, loss in enumerate(losses)], len(losses))
+    return re.findall(r'<text x="0" y="\d+">([^<]+)</text>', picture), picture
+
+
+def test_the_ticks_of_the_curve_differ_however_little_the_loss_moves():
+    assert _ticks(9.0, 2.0)[0] == ["9.0", "2.0"]
+    for losses in ((6.93, 6.91), (6.94, 6.86), (6.90001, 6.90002), (0.5, 0.4999)):
+        (top, low), _ = _ticks(*losses)
+        assert float(top) > float(low), losses
+    ticks, picture = _ticks(2.5, 2.5, 2.5)
+    assert ticks == ["2.500"] and "nan" not in picture
+    assert "nan" not in display._curve([(1, 2.0, float("nan")), (2, 1.0, float("inf")), (3, float("nan"), 2.0), (4, 1.5, 1.6)], 4)
 
 
 def test_training_view_leaves_one_line_in_a_headless_notebook():

@@ -23,6 +23,7 @@ import pytest
 from helpers import __main__ as cli
 from helpers import (
     bootstrap,
+    corpora,
     export,
     files,
     gguf_export,
@@ -221,17 +222,74 @@ def test_the_card_has_the_numbers_of_its_arm_and_seed_and_no_other(one):
     made = model_card.card(one.run, one.arm, one.seed, "adapter")
     assert "Not measured: the run folder has no results of this arm and seed." in made and "interval" not in made
     files.write_json(one.run.path("report", "results.json"), RESULTS)
+    assert "Not measured: the results in the run folder are of another adapter." in model_card.card(one.run, one.arm, one.seed, "adapter")
+    predicted(one)
     made = model_card.card(one.run, one.arm, one.seed, "adapter")
     assert "| S4, translate, then answer, in one call, asked for Reasoning | authored | 41.7 % [38.7, 45.7] | 320 |" in made
     assert "| chrF++ on unseen sentence pairs, mean over 2 seeds | | 33.3 [31.3, 35.3] | 300 |" in made
     assert "no detectable difference, +0.4 points [-3.2, +4.0]; seeds: 2." in made
     assert "58.2" not in made and "31.5" not in made
     assert "Not measured" in model_card.card(one.run, "plain", 1, "adapter")
+    with (one.adapter / "adapter_model.safetensors").open("ab") as f:
+        f.write(b"trained anew")
+    made = model_card.card(one.run, one.arm, one.seed, "adapter")
+    assert "are of another adapter" in made and "41.7" not in made and "33.3" not in made
+
+
+def predicted(one: export.Trained) -> None:
+    """The mark that `evaluation.predict` leaves, of this adapter."""
+    marker = one.run.path("predictions", one.arm, f"seed{one.seed}", "done.json")
+    files.write_json(marker, {"adapter": files.sha256(one.adapter / "adapter_model.safetensors")})
+
+
+ROW = {"task": "qa", "source": "mine", "license": ""}
+DONE = {"steps": 3, "tokens_seen": 40, "precision": "float32", "device": "CPU"}
+SOURCE = {"name": "mine", "license": "MIT", "attribution": "Me"}
+
+
+def without(value: dict, name: str) -> dict:
+    return {k: v for k, v in value.items() if k != name}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("data/train.jsonl", json.dumps(ROW) + "\n" + json.dumps(ROW)[:20], "train.jsonl, line 2: not valid JSON"),
+        ("data/train.jsonl", json.dumps(without(ROW, "license")), "train.jsonl, line 1, field 'license'"),
+        ("data/manifest.json", json.dumps({"sources": [without(SOURCE, "attribution")]}), "manifest.json, sources, field 'attribution'"),
+        ("data/manifest.json", json.dumps({"sources": ["mine"]}), "manifest.json, sources, expected an object, found str"),
+        ("reasoning/manifest.json", json.dumps({"teachers": {"me": 1}, "licences": {"rationales": []}}), "manifest.json, licences, field 'rationales'"),
+        ("arms/reasoned-33/seed1/done.json", json.dumps(without(DONE, "device")), "done.json, field 'device'"),
+        ("report/results.json", json.dumps(without(RESULTS, "by_seed")), "results.json, field 'by_seed'"),
+        ("report/results.json", json.dumps(RESULTS | {"paired": [{"a": "reasoned-33"}]}), "results.json, paired, field 'stage'"),
+        ("report/results.json", json.dumps(RESULTS | {"by_seed": [RESULTS["by_seed"][0] | {"stage": "S9"}]}), "results.json, by_seed, field 'stage'"),
+    ],
+)
+def test_a_damaged_file_of_the_run_is_named(one, file, content, named):
+    predicted(one)
+    files.write_text(one.run.path("data", "train.jsonl"), json.dumps(ROW) + "\n")
+    files.write_json(one.run.path("data", "manifest.json"), {"sources": [SOURCE]})
+    files.write_json(one.run.path("arms", one.arm, "seed1", "done.json"), DONE)
+    assert "3 steps, 40 tokens" in model_card.card(one.run, one.arm, one.seed, "adapter")
+    files.write_text(one.run.path(*file.split("/")), content)
+    with pytest.raises(files.UserError) as raised:
+        model_card.card(one.run, one.arm, one.seed, "adapter")
+    assert named in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("gemma3-270m", "ends, in the last one with the line break; the"), ("phi-2", "ends, in the last one with the line break; the"),
+     ("phi-4-mini", "ends; the"), ("qwen3-1.7b-chat", "ends, in the last one with its 2 line breaks; the")],
+)  # fmt: skip
+def test_the_card_says_where_the_prompts_end(name, said):
+    run = runtime.Run(Path("nowhere"), profiles.choose(name), studies.load("quick"))
+    made = model_card.card(run, "plain", 0, "float16")
+    assert f"The prompt ends where the block {said} completion" in made
+    assert f"```\n{prompts.prompt(run.profile.model.prompt_style, 'answer', en=next(r for r in corpora.questions() if r.split == 'test').en)}\n```" in made
 
 
 def test_the_card_tells_data_and_licences_from_the_run_folder(one):
-    from helpers import corpora
-
     assert "not in the run folder any more" in model_card.card(one.run, one.arm, one.seed, "adapter")
     row = {"ja": "水", "en": "water"}
     pairs = [row | {"task": "translate", "source": "tatoeba", "license": "CC BY 2.0 FR"}] * 3
@@ -441,6 +499,12 @@ def test_a_folder_that_is_there_is_left_alone(one, tmp_path):
     with pytest.raises(files.UserError, match="is there already"):
         export.save(one, tmp_path / "out", say=silent)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_an_unknown_dtype_is_refused_before_anything_is_written(one, tmp_path):
+    with pytest.raises(files.UserError, match="dtype: expected one of auto, float16, bfloat16, float32, found 'fp16'"):
+        export.save(one, tmp_path / "place" / "out", "fp16", say=silent)
+    assert not (tmp_path / "place").exists()
 
 
 def test_a_full_disk_leaves_nothing_behind(one, tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def whole(setting, tmp_path_factory):
 def assert_alike(folder, whole):
     """The same log, as far as sums in another order are the same."""
     ours, theirs = rows_of(folder), rows_of(whole)
-    assert [r["step"] for r in ours] == [r["step"] for r in theirs] == list(range(7)), "no gap and no repeat"
+    assert [r["step"] for r in ours] == [r["step"] for r in theirs] == list(range(len(theirs))), "no gap and no repeat"
     for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys() and all(a[k] == pytest.approx(b[k], rel=1e-2 if k == "grad_norm" else 1e-4) if isinstance(b[k], float) else a[k] == b[k] for k in b), (a, b)
 
@@ -136,6 +136,27 @@ def test_an_interrupt_finishes_the_step_and_saves_and_a_second_run_ends_as_one_t
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [2, 0])
+def test_an_interrupt_while_the_last_step_is_evaluated_stops_what_comes_after(setting, whole, tmp_path, monkeypatch, stop_after):
+    """The end of the shared part, or of an arm: what was asked for is done and saved, and the next arm is not begun."""
+    profile, order, dev = setting
+    real, last, asked = training.dev_loss, stop_after or order.steps, []
+
+    def ask(*args, **kwargs):
+        before = checkpoints.read_log(tmp_path / "log.jsonl")
+        if before and before[-1]["step"] == last - 1 and not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGINT))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(training, "dev_loss", ask)
+    with pytest.raises(files.UserError, match="paused after its last step, and saved"):
+        training.train(profile, order, dev, tmp_path, stop_after=stop_after, say=lambda text: None)
+    assert checkpoints.last_checkpoint(tmp_path).name == f"checkpoint-{stop_after or order.steps}"
+    training.train(profile, order, dev, tmp_path, say=lambda text: None)
+    assert adapter_of(tmp_path) == adapter_of(whole) and rows_of(tmp_path) == rows_of(whole)
+
+
+@pytest.mark.slow
 def test_a_second_interrupt_stops_at_once(setting, tmp_path):
     profile, order, dev = setting
 
@@ -176,9 +197,12 @@ def test_on_drive_a_checkpoint_comes_whole_or_not_at_all(setting, whole, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_steps_of_one_and_write_once(setting, whole, tmp_path, monkeypatch):
-    """gloo on the CPU; as on Kaggle's two T4s, where it is not measured."""
+def test_two_processes_make_the_steps_of_one_and_write_once(setting, tmp_path, monkeypatch):
+    """gloo on the CPU; as on Kaggle's two T4s, where it is not measured. Sixty steps, so that they are not done before they are asked to pause."""
     profile, order, dev = setting
+    order = training.Plan(order.items * 10, order.shared_steps, order.batch)
+    one = training.train(profile, order, dev, tmp_path / "one", say=lambda text: None)
+    tmp_path = tmp_path / "two"
     monkeypatch.setenv(distributed.PROCESSES, "2")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     said, seen = [], []
@@ -188,14 +212,16 @@ def test_two_processes_make_the_steps_of_one_and_write_once(setting, whole, tmp_
         if row["step"] == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(files.UserError, match=r"paused at step \d of 6, and saved"):
+    with pytest.raises(files.UserError, match=r"paused at step \d+ of 60, and saved"):
         distributed.train(profile, order, dev, tmp_path, progress=ask, say=said.append)
     paused = checkpoints.step_of(checkpoints.last_checkpoint(tmp_path))
-    assert 2 <= paused < 6 and not (tmp_path / "adapter").exists()
+    assert 2 <= paused < 60 and not (tmp_path / "adapter").exists() and seen == list(range(paused + 1))
+    # What a killed run may leave: steps that no checkpoint has come again, and are shown when they do.
+    checkpoints.add_row(tmp_path / checkpoints.LOG, {"step": paused + 1, "tokens_seen": 0})
     distributed.train(profile, order, dev, tmp_path, progress=lambda row: seen.append(row["step"]), say=said.append)
-    assert_alike(tmp_path, whole)
-    assert f"Going on from step {paused} of 6." in (tmp_path / distributed.OUTPUT).read_text()
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists() and seen[-1] == 6
+    assert_alike(tmp_path, one)
+    assert f"Going on from step {paused} of 60." in (tmp_path / distributed.OUTPUT).read_text()
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists() and seen == list(range(61))
 
 
 @pytest.mark.slow

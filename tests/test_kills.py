@@ -12,6 +12,7 @@ import pytest
 
 from helpers import checkpoints, files, pipeline, runtime
 from tests import killing
+from tests.test_training import checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a kill needs fork")
 
@@ -122,6 +123,6 @@ def test_a_checkpoint_that_was_cut_off_while_its_state_was_saved_is_made_again(a
 
 
 def test_a_half_saved_checkpoint_is_not_taken(tmp_path):
-    files.write_text(tmp_path / "checkpoint-5" / "trainer_state.json", "{}")
-    files.write_text(tmp_path / "checkpoint-10" / "trainer_state.json", "")
+    checkpoint(tmp_path, 5)
+    checkpoint(tmp_path, 10, **{"trainer_state.json": ""})
     assert checkpoints.last_checkpoint(tmp_path).name == "checkpoint-5"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+import re
 import subprocess
 import sys
 
 import pytest
 
-from helpers import mapping
+from helpers import language, mapping
 from helpers.corpora import QUESTIONS
 from helpers.records import RecordError
 from helpers.tables import NAMES
@@ -87,6 +88,30 @@ def test_errors_are_shown_and_the_button_works_again(tmp_path):
     _named(form, mapping.LABELS["ja"]).value, _named(form, mapping.LABELS["id"]).value = 0, -1
     button.click()
     assert len(got) == 1 and "エラー" not in _html(form)
+
+
+def test_any_error_is_a_line(tmp_path):
+    def refuse(found):
+        raise OSError(f"No space left\n{BAD}")
+
+    form = mapping.mapping_widget(write(tmp_path), refuse)
+    button = _named(form, "読み込む")
+    button.click()
+    assert f"エラー / error: OSError: No space left {html.escape(BAD)}" in _html(form) and not button.disabled
+
+
+def test_one_switch_changes_every_label(tmp_path):
+    try:
+        for wanted, odd in (("ja", "[A-Za-z]{2}"), ("en", "[ぁ-んァ-ヶ一-龯]")):
+            language.switch(wanted)
+            form = mapping.mapping_widget(write(tmp_path, "ja,en\nx,y\n"), lambda found: None)
+            words = " ".join(w.description for w in _all(form) if getattr(w, "description", ""))
+            text = re.sub(r"<[^>]+>|\b(ja|en)\b", " ", _html(form))
+            assert not re.search(odd, f"{words} {text}")
+            _named(form, "読み込む" if wanted == "ja" else "load").click()
+            assert ("読み込みました" if wanted == "ja" else "records loaded") in _html(form) and " / " not in _html(form)
+    finally:
+        language.switch("both")
 
 
 def test_what_comes_from_the_file_is_escaped(tmp_path):

@@ -476,3 +476,9 @@ def test_what_the_user_can_mend_is_one_line(tmp_path, monkeypatch, capsys, optio
     with pytest.raises(SystemExit) as stop:
         cli.dispatch(["evaluate"])
     assert stop.value.code == 2
+
+
+def test_the_example_file_is_one_and_is_in_no_split(questions):
+    found = own_evaluation.read(files.ROOT / "data" / "example_evaluation.jsonl", say=pytest.fail)
+    assert [bool(r.answer) for r in found] == [True] * 5 + [False] and all(r.en for r in found)
+    assert not {r.ja for r in found} & {r.ja for r in questions}

@@ -180,6 +180,19 @@ def test_train_predict_and_report_from_results_only(run):
 
 
 @pytest.mark.slow
+def test_an_arm_with_more_steps_has_a_learning_rate_of_its_own_from_the_first(run):
+    """A cosine over its own steps: gone on from plain's shared part it would rise again where that ends."""
+    data = pipeline.ensure(run)
+    for arm in ("plain", "plain-token-matched"):
+        pipeline.train_arm(run, data, arm)
+    rates = {arm: [r["learning_rate"] for r in rows if "learning_rate" in r] for (arm, _), rows in pipeline.training_logs(run).items()}
+    assert len(rates["plain-token-matched"]) > len(rates["plain"])
+    for found in rates.values():
+        falling = found[found.index(max(found)) :]
+        assert all(a > b for a, b in zip(falling, falling[1:], strict=False))
+
+
+@pytest.mark.slow
 def test_an_arm_is_trained_again_when_its_data_changes(run):
     data = pipeline.ensure(run)
     folder = pipeline.train_arm(run, data, "plain")

@@ -63,7 +63,14 @@ def ask(form, text, mode="multistep"):
     form.mode.value = mode
     form.question.value = text
     form.start.click()
-    form.wait(30)
+    wait(form)
+
+
+def wait(form):
+    """Until what is running has ended."""
+    if thread := form._thread:
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def form(*systems, folder=None, say=lambda *_: FULL, **options):
@@ -79,7 +86,7 @@ def test_import_is_light():
 @pytest.mark.parametrize("background", [True, False])
 def test_base_and_a_tuned_arm_are_asked_side_by_side(background):
     one = form("base", "plain", "reasoned-33", say=lambda system, *_: FULL if system != "base" else {"answer": "Everest"}, background=background)
-    assert one.system.options == ("plain", "reasoned-33") and one.system.value == "reasoned-33" and one.beside.value
+    assert one.system.options == ("plain", "reasoned-33") and one.system.value == "reasoned-33" and one.beside.value == "base"
     one.asked.value, one.temperature.value, one.top_k.value, one.tokens.value, one.seed.value = True, 0.7, 9, 64, 3
     ask(one, "  日本で一番高い山はどこですか？\n", "two-calls")
     request = Request("two-calls", "日本で一番高い山はどこですか？", True, 0.7, 9, 64, 3)
@@ -89,10 +96,16 @@ def test_base_and_a_tuned_arm_are_asked_side_by_side(background):
         assert f"<b>{title}</b><br>{text}" in shown(tuned)
     assert "Everest" in shown(base) and "Reasoning" not in shown(base) and "21 トークン / tokens" in shown(tuned)
     assert not one.start.disabled and one.halt.disabled and playground.EXAMPLES[0][0] in one.table.value
-    one.system.value, one.beside.value = "plain", False
+    one.system.value, one.beside.value = "plain", ""
     ask(one, "富士山")
     assert [system for system, _ in one.answer.asked[2:]] == ["plain"] and one.columns[1].widget.layout.display == "none"
     assert "Everest" not in shown(one.columns[0].widget), "a later run leaves nothing of an earlier one"
+    for beside, wanted in (("reasoned-33", ["reasoned-33", "plain"]), ("plain", ["plain"])):
+        one.answer.asked.clear()
+        one.beside.value = beside
+        ask(one, "富士山")
+        assert [system for system, _ in one.answer.asked] == wanted
+    assert [value for _, value in one.beside.options] == ["", "base", "plain", "reasoned-33"]
 
 
 def test_the_text_is_shown_as_it_grows_and_stopped_where_the_reader_says():
@@ -112,7 +125,7 @@ def test_the_text_is_shown_as_it_grows_and_stopped_where_the_reader_says():
     one.start.click()
     one.halt.click()
     stopped.set()
-    one.wait()
+    wait(one)
     assert "What is" in drawn[0] and "計算中 / running" in drawn[0]
     assert [system for system, _ in one.answer.asked] == ["base"], "the second system is not begun, the second click did nothing"
     assert "停止 / stopped" in shown(one.columns[0].widget) and "停止 / stopped" in shown(one.columns[1].widget)
@@ -203,10 +216,62 @@ def test_history_and_ratings_are_on_disk_found_again_and_an_evaluation_file(tmp_
 
     again.save.click()
     assert "保存しました / saved" in again.status.value
+    for name in ("history.csv", "history.jsonl", "rated.jsonl"):
+        assert name in again.status.value
     with (folder / "history.csv").open(encoding="utf-8-sig", newline="") as f:
         found = list(csv.DictReader(f))
     assert len(found) == 8 and found[0]["question"] == "Where?" and found[6]["answer"] == "'=1+1" and found[-1]["answer"] == "Mount Fuji"
     assert (folder / "history.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+
+
+def test_any_run_is_chosen_rated_corrected_and_taken_back_also_after_a_restart(tmp_path):
+    one = form("base", "plain", folder=tmp_path, say=lambda system, request, *_: {"answer": f"{system}: {request.text}"})
+    assert one.past.layout.display == "none"
+    ask(one, "山は？")
+    ask(one, "海は？")
+    one.beside.value = ""
+    ask(one, BAD)
+    assert one.past.value == 3 and [value for _, value in one.past.options] == [0, 3, 2, 1]
+    one = form("base", "plain", folder=tmp_path)
+    assert one.past.layout.display is None and one.past.value == 0 and one.right.layout.display == "none"
+    one.past.value = 1
+    assert "base: 山は？" in shown(one.columns[0].widget) and "plain: 山は？" in shown(one.columns[1].widget)
+    one.columns[1].ratings["up"].click()
+    one.right.value = "The mountain"
+    one.past.value = 2
+    assert one.right.value == "" and one.columns[1].ratings["up"].button_style == "" and "山は" not in shown(one.columns[1].widget)
+    one.columns[0].ratings["down"].click()
+    assert one.past.value == 2 and "👎" in dict((v, k) for k, v in one.past.options)[2]
+    one.past.value = 3
+    assert one.columns[1].widget.layout.display == "none" and SAFE in shown(one.columns[0].widget)
+    kept = [(r["run"], r["system"], r["rating"], r["right"]) for r in history.History(tmp_path).rows]
+    assert kept == [(1, "base", "", "The mountain"), (1, "plain", "up", "The mountain"), (2, "base", "down", ""), (2, "plain", "", ""), (3, "plain", "", "")]
+    again = form("base", "plain", folder=tmp_path)
+    again.past.value = 1
+    assert again.right.value == "The mountain" and again.columns[1].ratings["up"].button_style == "success"
+    again.columns[1].ratings["up"].click()
+    again.right.value = ""
+    assert {(r["rating"], r["right"]) for r in history.History(tmp_path).rows if r["run"] == 1} == {("", "")}
+    again.past.value = 0
+    assert again.right.layout.display == "none" and all(c.widget.layout.display == "none" for c in again.columns)
+
+
+def test_no_run_is_chosen_while_one_is_written():
+    seen = []
+
+    def slowly(system, request, *_):
+        one.past.value = 1
+        seen.append((one.past.disabled, shown(one.columns[0].widget)))
+        return {"answer": "second"}
+
+    one = form("base", background=False)
+    ask(one, "山は？")
+    one.answer.say = slowly
+    ask(one, "海は？")
+    assert seen[0][0] and "Mount Fuji" not in seen[0][1] and not one.past.disabled
+    assert one.past.value == 2 and "second" in shown(one.columns[0].widget)
+    one.past.value = 1
+    assert "Mount Fuji" in shown(one.columns[0].widget)
 
 
 def test_the_table_is_bounded_and_what_cannot_be_written_is_a_line(tmp_path):
@@ -223,6 +288,47 @@ def test_the_table_is_bounded_and_what_cannot_be_written_is_a_line(tmp_path):
         form()
 
 
+def test_forms_of_one_folder_keep_each_other_s_rows(tmp_path):
+    """An old form, after its cell was run again, beside the new one."""
+    old, new = form("base", folder=tmp_path), form("base", folder=tmp_path)
+    ask(old, "山は？")
+    ask(new, "海は？")
+    old.columns[0].ratings["up"].click()
+    new.right.value = "The sea"
+    old.right.value = "The mountain"
+    kept = history.History(tmp_path).rows
+    assert [(r["run"], r["question"], r["rating"], r["right"]) for r in kept] == [(1, "山は？", "up", "The mountain"), (2, "海は？", "", "The sea")]
+    assert kept == old.history.rows and {r.ja for r in own_evaluation.read(old.history.evaluation_path)} == {"山は？", "海は？"}
+    ask(new, "駅は？")
+    old.save.click()
+    assert "駅は？" in (tmp_path / "history.csv").read_text(encoding="utf-8")
+    old.history.path.unlink()
+    old.columns[0].ratings["down"].click()
+    assert "no longer there" in old.status.value and not old.history.path.exists()
+
+
+def test_forms_that_write_at_once_lose_nothing(tmp_path):
+    forms = [history.History(tmp_path) for _ in range(4)]
+    threads = [threading.Thread(target=lambda h=h: [h.add([{"system": "base", "question": "山は？"}]) for _ in range(10)]) for h in forms]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [row["run"] for row in history.History(tmp_path).rows] == list(range(1, 41))
+
+
+def test_what_the_evaluation_would_refuse_is_kept_and_left_out_of_its_file(tmp_path):
+    given = [{"answer": "?!"}, {"answer": "Mount Fuji"}, {"english": "x" * 2001, "answer": "A"}]
+    one = form("base", folder=tmp_path, say=lambda *_: given.pop(0))
+    for text, right in (("\ud83d 山は？", "\ud83d"), ("海は？", ""), ("駅は？", "…" * 3)):
+        ask(one, text)
+        one.columns[0].ratings["up"].click()
+        one.right.value = right
+        assert "エラー" not in shown(one.widget)
+    assert [r["question"] for r in history.History(tmp_path).rows] == ["? 山は？", "海は？", "駅は？"]
+    assert [(r.ja, r.en, r.answer, r.aliases) for r in own_evaluation.read(tmp_path / "rated.jsonl")] == [("海は？", "", "Mount Fuji", ()), ("駅は？", "", "A", ())]
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"run": true}', '{"run": 1, "time": 3}', "[" * 100_000])
 def test_a_damaged_history_is_named(tmp_path, line):
     (tmp_path / "history.jsonl").write_text(line)
@@ -236,7 +342,7 @@ def test_one_switch_changes_every_label():
             language.switch(wanted)
             one = form("base", "plain")
             words = " ".join([shown(one.widget), *(getattr(w, "description", "") + getattr(w, "placeholder", "") for w in all_of(one.widget))])
-            words += str(one.mode.options)
+            words += str(one.mode.options) + str(one.beside.options)
             assert has in one.start.description and lacks not in words and " / " not in words
         with pytest.raises(UserError, match="LANGUAGE"):
             language.switch("fr")

@@ -139,7 +139,7 @@ def test_one_arm(name):
 def test_findings_are_derived_from_the_numbers():
     inputs = _inputs()
     assert "2 of 3 differences are clear of zero" in plots.forest(inputs["forest"]).get_suptitle()
-    assert "+34.5 [+27.1, +41.6]\nn = 200" in _texts(plots.forest(inputs["forest"]))
+    assert "+34.5 [+27.1, +41.6]  n = 200" in _texts(plots.forest(inputs["forest"]))
     assert "81\xa0% break at" in plots.broken_steps(inputs["broken_steps"]).get_suptitle()
     assert "plain\xa01.00" in plots.loss_curves(inputs["loss_curves"]).get_suptitle()
     fall = _points("category", ("算数", "日付"), ("base", "plain"))
@@ -284,7 +284,7 @@ def test_notebook_shows_it_once_with_alt_text():
     assert plt.get_fignums() == []  # else the inline backend would show it a second time
     data, metadata = DisplayFormatter().format(figure)
     assert data["image/png"].startswith("iVBOR")
-    assert metadata["image/png"] == {"alt": figure_style.alt_text(figure), "width": 700, "height": 272}
+    assert metadata["image/png"] == {"alt": figure_style.alt_text(figure), "width": 700, "height": 230}
 
 
 def test_save_writes_both_with_metadata_and_the_same_bytes_again(tmp_path):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
 
 import pytest
 
-from helpers import gates, review
+from helpers import gates, language, review
 from helpers.edits import EditStore, apply
 from helpers.files import UserError
 from helpers.reasoning import reviewed
@@ -161,6 +162,67 @@ def test_an_edit_that_is_refused_says_why_and_keeps_what_was_typed(store):
     assert not _named(view, "保存")
     _one(_row(view, "q1"), "除外").click()
     assert list(store.decisions()) == ["q1"]
+
+
+def _marked(view):
+    """The record that the keys of the table are for, and whether the command box stands between its row and the next."""
+    rows = [box for box in view.children if _named(box, "採用")]
+    (row,) = [box for box in rows if "aria-current" in _html(box)]
+    bar = next(box for box in view.children if _named(box, "コマンド"))
+    below = [box for box in rows if int(box.layout.order) > int(row.layout.order)]
+    assert int(row.layout.order) < int(bar.layout.order) < min((int(box.layout.order) for box in below), default=10**6)
+    return _html(row).split(" · ")[0].split(">")[-1]
+
+
+def test_the_table_by_keys(store):
+    view = review.curation_table(_records(), store, settle=0)
+    assert "a 採用" in _html(view) and "r reject" in _html(view) and _marked(view) == "q0"
+    _type(view, "r")
+    assert _verdicts(store) == {"q0": "reject"} and _marked(view) == "q1" and "/ rejected" in _row(view, "q0").children[0].value
+    _type(view, "n", "ん", "ｐ", "あ")
+    assert _verdicts(store) == {"q0": "reject", "q2": "accept"} and _marked(view) == "q3" and _one(view, "コマンド").value == ""
+    _type(view, "う")
+    assert _verdicts(store) == {"q0": "reject"} and _marked(view) == "q2" and "undone: q2" in _html(view)
+    _type(view, "e")
+    assert _one(view, "英語").value == "Question 2"
+    _type(view, "r", "n", "u")
+    assert _verdicts(store) == {"q0": "reject"} and _marked(view) == "q2" and "save or cancel it first: q2" in _html(view)
+    _one(view, "英語").value = "Edited 2?"
+    _one(view, "保存").click()
+    assert _verdicts(store) == {"q0": "reject", "q2": "edit"}
+    _type(view, "ar", "x")
+    assert "one key at a time" in _html(view) and len(_verdicts(store)) == 2
+    _type(view, "p", "p", "p")
+    assert _marked(view) == "q0"
+    _type(view, *"n" * 10)
+    assert _marked(view) == "q10" and "2 / 3" in _html(view), "on to the next page"
+    _type(view, "p", "p")
+    assert _marked(view) == "q8" and "1 / 3" in _html(view)
+    _one(view, "検索").value = "Mount FUJI"
+    _type(view, "a", "n")
+    assert _verdicts(store)["x"] == "accept" and _marked(view) == "x"
+    _one(view, "検索").value = "no such thing"
+    assert not _named(view, "コマンド"), "no row, no keys"
+
+
+def test_a_click_does_not_move_the_marked_row_and_undo_finds_the_page(store):
+    view = review.curation_table(_records(), store, settle=0)
+    _one(_row(view, "q7"), "除外").click()
+    assert _marked(view) == "q0"
+    _one(_row(view, "q5"), "編集").click()
+    assert _marked(view) == "q5", "the form and the keys together"
+    _one(view, "中止").click()
+    _one(view, "次").click()
+    _type(view, "u")
+    assert _marked(view) == "q7" and _verdicts(store) == {}
+
+
+def test_a_key_that_repeats_decides_on_one_row(store):
+    view = review.curation_table(_records(), store, settle=60)
+    _type(view, "a", "a")
+    assert _verdicts(store) == {} and "too quick" in _html(view)
+    _one(_row(view, "q0"), "採用").click()
+    assert _verdicts(store) == {"q0": "accept"}, "a click is aimed"
 
 
 def test_undo_in_the_table(store):
@@ -376,6 +438,65 @@ def test_a_review_of_nothing_and_a_store_that_fails(store):
     store.path.write_text("damage\n")
     _type(form, "a")
     assert "line 1: not a decision" in _html(form) and "1 / 5" in _html(form)
+
+
+def test_the_review_shows_one_state_only(store):
+    wrong = PEAK.replace("Mount Fuji", "Mount Kita")
+    pairs = [(r, wrong if i in (1, 3) else text, "wrong-conclusion" if i in (1, 3) else "") for i, (r, text, _) in enumerate(_pairs())]
+    form = review.rationale_review(pairs, store, settle=0)
+    states = _one(form, "状態")
+    _type(form, "a")
+    states.value = "!"
+    assert "1 / 2 · 済み / decided: 1 / 5 · f1" in _html(form) and _one(form, "前").disabled
+    _type(form, "r")
+    assert "2 / 2 · 済み / decided: 2 / 5 · f3" in _html(form) and _one(form, "次").disabled
+    _type(form, "r", "p")
+    assert _verdicts(store) == {"f0": "accept", "f1": "reject", "f3": "reject"} and "1 / 2" in _html(form) and "f1 · " in _html(form)
+    _type(form, "u")
+    assert "2 / 2" in _html(form) and "undone: f3" in _html(form)
+    _type(form, "u", "u")
+    assert _verdicts(store) == {} and states.value == "*" and "1 / 5 · 済み / decided: 0 / 5 · f0" in _html(form), "undone is what is not shown: all are"
+    states.value = "reject"
+    assert "nothing found" in _html(form) and states.value == "*" and "1 / 5" in _html(form)
+    _type(form, "e")
+    states.value = ""
+    assert "save or cancel it first" in _html(form) and states.value == "*" and _named(form, "保存")
+    _one(form, "中止").click()
+    _type(form, "a", "n", "a", "n", "a")
+    states.value = "accept"
+    assert "1 / 3" in _html(form) and "f0 · " in _html(form)
+    _type(form, "r")
+    assert "2 / 3" in _html(form) and "f2 · " in _html(form), "it stays, and the next one comes"
+    states.value = ""
+    assert "1 / 2" in _html(form) and "f1 · " in _html(form)
+    again = review.rationale_review(pairs, EditStore(store.path), settle=0)
+    assert "2 / 5 · 済み / decided: 3 / 5 · f1" in _html(again)
+    store.path.write_text("damage\n")
+    _one(again, "状態").value = "accept"
+    assert "line 1: not a decision" in _html(again) and _one(again, "状態").value == "*"
+
+
+def test_one_switch_changes_every_label(store):
+    """In one language nothing of the other is left, what comes from the data aside."""
+    english = Record("1", "qa", "x", "x", "x", reasoning="x")
+    try:
+        for wanted, odd in (("ja", r"[A-Za-z]{2}"), ("en", "[ぁ-んァ-ヶ一-龯]")):
+            language.switch(wanted)
+            accept = {"ja": "採用", "en": "Accept"}[wanted]
+            table = review.curation_table([english], store)
+            form = review.rationale_review([(english, "x", code) for code in gates.REASONS], store, settle=0)
+            words = []
+            for view in (table, form):
+                for act in (accept, {"ja": "編集", "en": "Edit"}[wanted], {"ja": "保存", "en": "Save"}[wanted], {"ja": "次", "en": "next"}[wanted]):
+                    next(b for b in _shown(view) if getattr(b, "description", "").startswith(act)).click()
+                    words += [_html(view), *(w.description + getattr(w, "placeholder", "") for w in _shown(view) if hasattr(w, "description"))]
+            words += [review._reason(code) for code in gates.REASONS]
+            words += [text for view in (table, form) for w in _shown(view) if hasattr(w, "options") for text, _ in w.options]
+            for text in words:
+                text = re.sub(r"<[^>]+>|Reasoning|Answer: …|dev|test|" + "|".join(gates.REASONS), " ", text)
+                assert not re.search(odd, text), text
+    finally:
+        language.switch("both")
 
 
 def test_the_command_box_answers_a_front_end(store):

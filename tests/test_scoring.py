@@ -275,7 +275,8 @@ def test_verdict_has_three_outcomes():
     assert found.mde == scoring.minimum_detectable_effect(100, 0.3)
     assert str(found) == (
         "reasoned-33 against plain: improves, +20.0 points [+9.4, +29.8] (exact McNemar p<0.001; 25 right only with "
-        "reasoned-33, 5 only with plain, n=100; minimum detectable effect 15.2 points at 80 % power).")
+        "reasoned-33, 5 only with plain, n=100; minimum detectable effect 15.2 points in a single comparison "
+        "at 5 %, 80 % power).")
     adjusted = scoring.verdict(better, p_value=0.06)
     assert adjusted.outcome == "no detectable difference" and "adjusted p=0.060" in adjusted.text
     assert scoring.verdict(better, discordant=0.2).mde == scoring.minimum_detectable_effect(100, 0.2)
@@ -330,3 +331,19 @@ def test_chrf_over_seeds_is_the_mean_and_pairs_with_the_other():
     gain = scoring.chrf_gain([good, half], half, references)
     assert gain.value == pytest.approx((one.value - two.value) / 2) and gain.low > 0
     assert scoring.chrf_gain([good], half, references) == scoring.paired_bootstrap(good, half, references)
+
+
+def test_chrf_of_two_arms_over_seeds_is_the_difference_of_their_means():
+    references = [f"the cat number {i} sits on the mat" for i in range(30)]
+    good, half = references, [r if i % 2 else "a dog" for i, r in enumerate(references)]
+    worse = [r if i % 4 == 0 else "a dog" for i, r in enumerate(references)]
+    values = [scoring.corpus_scores(h, references)["chrf"] for h in (good, half, worse)]
+    found = scoring.chrf_difference([good, half], [half, worse], references)
+    assert found.value == pytest.approx((values[0] - values[2]) / 2) and 0 < found.low < found.value < found.high and found.n == 30
+    back = scoring.chrf_difference([half, worse], [good, half], references)
+    assert (back.value, back.low, back.high) == pytest.approx((-found.value, -found.high, -found.low)), "the same sentences are drawn for both"
+    same = scoring.chrf_difference([good, half], [half, good], references)
+    assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    for a, b in (([], [good]), ([good], [])):
+        with pytest.raises(ValueError, match="at least one system"):
+            scoring.chrf_difference(a, b, references)

@@ -40,6 +40,12 @@ def test_the_search_that_ships_changes_one_thing_at_a_time():
         ("arms = 'x'", "'arms': expected only"),
         ("[variants.a", "not valid TOML"),
         ("study = 'gone'\n[variants.a]", "no such study"),
+        ("[variants.a]\nseed = 1", "field of the recipe other than seed"),
+        ("[variants.a]\nlearning_rate = -1.0", r"\[recipe\] learning_rate: expected a value that is not negative"),
+        ("[variants.a]\nrank = 0", r"\[recipe\] rank: expected a value above zero"),
+        ("[variants.a]\nsamples = 0", "samples: expected a number from 1"),
+        ("[variants.a]\nshots = 3\nsamples = 4", "samples: expected no shots beside it"),
+        ("[variants.a]\ntemperature = 0.9", "temperature: expected samples above 1 beside it"),
     ],
 )
 def test_a_bad_search_says_what_was_expected(tmp_path, text, says):
@@ -85,6 +91,9 @@ def test_a_search_trains_each_recipe_once_and_never_reads_the_test_set(tmp_path,
     monkeypatch.setattr(search, "_measure", lambda *a: pytest.fail("done already"))
     monkeypatch.setattr(pipeline, "curate", lambda run, say: pipeline.load(run))
     assert search.execute(wanted, profile="tiny", say=said.append) == rows
+    old = json.loads(kept.read_text(encoding="utf-8"))
+    old["rank-4"]["made_from"][0] = "older code"
+    kept.write_text(json.dumps(old), encoding="utf-8")
     for folder in (tmp_path / "runs").glob("search-tiny*"):
         shutil.rmtree(folder / "arms")
         (folder / "search.json").unlink(missing_ok=True)

@@ -132,7 +132,8 @@ def test_verdict_over_seeds_has_the_three_outcomes():
     assert found.mde == better.mde and str(found) == (
         f"reasoned-33 against plain: improves, {better.value:+.1f} points [{better.low:+.1f}, {better.high:+.1f}], the mean of 4 seeds "
         f"({by_seed}) (test over items and seeds {scoring._p(better.p_value)}; {better.only_a} right only with reasoned-33, "
-        f"{better.only_b} only with plain in 4 × 200 answers, n=200; minimum detectable effect {better.mde:.1f} points at 80 % power).")
+        f"{better.only_b} only with plain in 4 × 200 answers, n=200; minimum detectable effect {better.mde:.1f} points in a single "
+        "comparison at 5 %, 80 % power).")
     adjusted = seeds.verdict_over_seeds(better, p_value=0.06)
     assert adjusted.outcome == "no detectable difference" and "adjusted p=0.060" in adjusted.text
     assert seeds.verdict_over_seeds(better, p_value=0.06, alpha=0.1).outcome == "improves"

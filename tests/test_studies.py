@@ -10,7 +10,8 @@ import shutil
 
 import pytest
 
-from helpers import corpora, evaluation, experiment, files, pipeline, report, results, runtime, studies
+from helpers import corpora, evaluation, experiment, files, pipeline, profiles, report, results, runtime, studies
+from helpers.__main__ import main
 
 
 def write(folder, text):
@@ -103,6 +104,30 @@ def test_the_plan_says_what_will_run_before_anything_does(run):
     assert not run.path("arms").exists() and not run.path("data").exists()
 
 
+def test_a_look_at_the_plan_begins_no_run_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BONSAI_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("BONSAI_NO_VENV", "1")
+    for profile in ("tiny", "tiny-phi"):
+        assert main(["study", "quick", "--plan", "--profile", profile]) == 0
+        assert f"Study quick with {profile}:" in capsys.readouterr().out
+    assert main(["study", "quick", "--plan", "--profile", "tiny", "--keep", "there"]) == 0
+    assert "What lies in there is not counted yet" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_run_beside_this_one_does_not_stop_its_plan(run):
+    files.write_text(run.folder.parent / "other" / "run.json", "{")
+    files.write_text(run.folder.parent / "older" / "run.json", json.dumps({"profile": "tiny"}))
+    files.write_text(run.folder.parent / "older" / "arms" / "plain" / "seed0" / "log.jsonl", "no row\n")
+    files.write_text(run.folder.parent / "older" / "predictions" / "base" / "done.json", "{")
+    assert "Left: about" in experiment.describe(run, experiment.plan(run))
+
+
+@pytest.mark.parametrize(("name", "billions"), [("llama-3-8b", 8.03), ("qwen2.5-1.5b", 1.54), ("phi-2", 2.78), ("gemma3-270m", 0.268)])
+def test_the_estimate_without_a_log_knows_the_size_of_the_model(run, name, billions):
+    assert experiment._billions(dataclasses.replace(run, profile=profiles.choose(name))) == pytest.approx(billions, rel=0.01)
+
+
 @pytest.mark.slow
 def test_a_study_runs_resumes_and_reports(run, tmp_path):
     finished = []
@@ -161,8 +186,13 @@ def test_a_study_runs_resumes_and_reports(run, tmp_path):
     first = json.loads(gzip.decompress((kept / "questions.jsonl.gz").read_bytes()).splitlines()[0])
     assert {"id", "stage", "asked", "answer", "truncated"} <= first.keys()
 
-    for part in ("arms", "predictions"):
-        shutil.rmtree(run.path(part))
+    shutil.rmtree(run.path("arms"))
+    said.clear()
+    experiment.execute(run, say=said.append, kept=tmp_path / "kept")
+    assert not any("steps" in s for s in said) and {p.name for p in kept.iterdir()} >= {"log.jsonl", "done.json"}, "adapters are not needed any more"
+    with pytest.raises(files.UserError, match="log.jsonl: is missing"):
+        experiment.keep(run, data, system, tmp_path / "elsewhere")
+    shutil.rmtree(run.path("predictions"))
     assert all(not job.predicted for job in experiment.plan(run))
     said.clear()
     experiment.execute(run, say=said.append, kept=tmp_path / "kept")

@@ -6,7 +6,21 @@ import platform
 
 import pytest
 
-from helpers import throughput
+from helpers import files, profiles, throughput, training
+
+
+@pytest.mark.parametrize("steps", [2, 3, 8])
+def test_ours_trains_as_many_steps_as_were_asked_for(steps, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "train", lambda profile, order, *a, **k: asked.append(order))
+    monkeypatch.setattr(throughput.checkpoints, "read_log", lambda path: [{"tokens_per_second": 1.0, "tokens_seen": n} for n in range(2)])
+    throughput._ours(profiles.choose("tiny"), steps)
+    assert asked[0].steps == steps and {stage for stage, _ in asked[0].items} == {"translate", "multistep"}
+
+
+def test_one_step_is_too_few():
+    with pytest.raises(files.UserError, match="expected 2 or more"):
+        throughput.measure(1, "tiny")
 
 
 @pytest.mark.slow

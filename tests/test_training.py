@@ -107,6 +107,15 @@ def test_too_long_a_record_is_named(setting, tiny):
         training.encode(tokenizer, tiny.replace(max_length=10), [("translate", pairs[0])])
 
 
+WHOLE = {"adapter_model.safetensors": "x", "optimizer.pt": "x", "scheduler.pt": "x", "trainer_state.json": "{}"}
+
+
+def checkpoint(folder, step, **changed):
+    """The files of a checkpoint, small ones."""
+    for name, text in (WHOLE | changed).items():
+        files.write_text(folder / f"checkpoint-{step}" / name, text)
+
+
 def adapter_bytes(folder):
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
@@ -167,8 +176,15 @@ def test_a_damaged_log_names_the_line(tmp_path):
         checkpoints.read_log(tmp_path / "log.jsonl")
 
 
-def test_a_checkpoint_without_its_last_file_is_not_taken(tmp_path):
+@pytest.mark.parametrize("how", ["missing", "empty"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_checkpoint_without_one_of_its_files_is_not_taken(tmp_path, name, how):
+    """Drive may have taken any of them before the VM went away; the trainer says nothing of an optimizer or a schedule that is not there."""
     for step in (5, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    (tmp_path / "checkpoint-5" / "trainer_state.json").write_text("{}")
+        checkpoint(tmp_path, step)
+    assert checkpoints.last_checkpoint(tmp_path).name == "checkpoint-10"
+    file = tmp_path / "checkpoint-10" / name
+    file.unlink()
+    if how == "empty":
+        file.touch()
     assert checkpoints.last_checkpoint(tmp_path).name == "checkpoint-5"
