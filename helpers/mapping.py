@@ -29,7 +29,7 @@ LABELS = {
     "hops": "ホップ数 / hops",
     "entities": "題材 / entities",
     "split": "分割 / split",
-    "id": "番号 / id",
+    "id": "識別子（ID） / id",
     "task": "タスク / task",
 }
 _NONE = "なし / none"
@@ -89,6 +89,6 @@ def mapping_widget(
 
     button.on_click(load)
     title = w.HTML(f"<b>{label(f'最初の {len(shown)} 行 / First {len(shown)} rows')}</b>")
-    hint = w.HTML(label("どの列が何かを選んでください。日本語と英語は必須です / Choose what each column is. Japanese and English are required"))
+    hint = w.HTML(label("各項目がどの列に当たるかを選んでください。日本語と英語は必須です / Choose what each column is. Japanese and English are required"))
     table = w.HTML(f'<div style="overflow-x:auto;line-height:1.5">{_table(head, cells)}</div>')
     return w.VBox([hint, *fields.values(), button, status, title, table])

@@ -114,7 +114,7 @@ class _Keys:
         if len(keys) == 1 and keys in COMMANDS:
             self._do(COMMANDS[keys])
         elif keys:
-            self._say(f"{keys[:20]}: {label(f'1 文字ずつ {_KEYS} / one key at a time: {_KEYS}')}")
+            self._say(f"{keys[:20]}: {label(f'{_KEYS} のうち 1 文字を入力してください / one key at a time: {_KEYS}')}")
 
 
 class _Editor:
@@ -342,8 +342,9 @@ def rationale_review(
 
     `pairs` holds (record, rationale, code of the gate that refuses it or ""). Keys go into the command box: a, e, r, n (next),
     p (previous), u (undo), also as a Japanese input method writes them. A refused rationale must be edited until `gate` lets it pass.
-    A drop-down leaves those of one state, as they are when it is chosen. The form opens at the first pair without a decision. Within `settle` seconds of a pair coming up no decision on it is taken: a key
-    that repeats or a double click would decide on what nobody has read. Raises `UserError` for no pairs or a damaged file.
+    A drop-down leaves those of one state, as they are when it is chosen. The form opens at the first pair without a decision.
+    Within `settle` seconds of a pair coming up no decision on it is taken: a key that repeats or a double click would decide on
+    what nobody has read. Raises `UserError` for no pairs or a damaged file.
     """
     if not pairs:
         raise UserError("There is no rationale to review. Run the cells above, which make them.")
@@ -426,9 +427,9 @@ class _Review:
         decisions, total = self.store.decisions(), len(self.records)
         shown, state, code = self._here()
         decided = sum(current(r, decisions.get(r.id))[1] not in ("", "changed") for r in self.records)
-        done = f" · {label('全件済み / all decided')}" if decided == total else ""
+        done = f" · {label('全件判断済み / all decided')}" if decided == total else ""
         place = f"{self.index + 1:,} / {len(self.found):,}"
-        self.where.value = _line(f"{place} · {label('済み / decided')}: {decided:,} / {total:,}{done} · {shown.id} · {label(STATES[state])}")
+        self.where.value = _line(f"{place} · {label('判断済み / decided')}: {decided:,} / {total:,}{done} · {shown.id} · {label(STATES[state])}")
         self.question.value = _card(shown, f"<b>{label(FIELDS['ja'])}</b>: {_japanese(shown.ja)}", ("en",))
         self.before.value = _card(shown, f"<b>{label('付ける前 / before')}</b>", ("answer",))
         refused = f" · {label('検査 / gate')}: <b>{_escape(code)}</b> – {_escape(_reason(code))}" if code else ""

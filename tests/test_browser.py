@@ -285,19 +285,19 @@ def test_the_review_forms_in_a_browser(tmp_path):
         expect(form).to_contain_text(f"4{number}")
         expect(box).to_be_focused()
         decide("r")
-        expect(form).to_contain_text(f"5{number}済み / decided: 4")
+        expect(form).to_contain_text(f"5{number}判断済み / decided: 4")
         decided = _verdicts(work / "rationales.jsonl")
         assert decided[third.id] == ("edit", {"reasoning": text}) and decided[records[3].id] == ("reject", {})
 
         form.get_by_label("状態").select_option(label="除外 / rejected")
-        expect(form).to_contain_text(f"1 / 1 · 済み / decided: 4{number}{records[3].id}")
+        expect(form).to_contain_text(f"1 / 1 · 判断済み / decided: 4{number}{records[3].id}")
         restart(page)
         expect(row(first)).to_contain_text("除外 / rejected")
         expect(row(second)).to_contain_text(QUESTION)
-        expect(form).to_contain_text(f"5{number}済み / decided: 4")
+        expect(form).to_contain_text(f"5{number}判断済み / decided: 4")
         box.click()
         decide("u")
-        expect(form).to_contain_text(f"4{number}済み / decided: 3")
+        expect(form).to_contain_text(f"4{number}判断済み / decided: 3")
         assert _verdicts(work / "rationales.jsonl").keys() == {first.id, second.id, third.id}
         expect(cells).to_have_count(len(REVIEW))  # no key went to the notebook
 

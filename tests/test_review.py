@@ -289,9 +289,9 @@ def test_before_and_after_stand_side_by_side(store):
 
 def test_every_key_does_its_work_and_each_decision_is_on_disk(store):
     form = review.rationale_review(_pairs(), store, settle=0)
-    assert "1 / 5 · 済み / decided: 0" in _html(form)
+    assert "1 / 5 · 判断済み / decided: 0" in _html(form)
     _type(form, "a")
-    assert _verdicts(store) == {"f0": "accept"} and "2 / 5 · 済み / decided: 1" in _html(form) and _one(form, "コマンド").value == ""
+    assert _verdicts(store) == {"f0": "accept"} and "2 / 5 · 判断済み / decided: 1" in _html(form) and _one(form, "コマンド").value == ""
     _type(form, "n")
     assert "3 / 5" in _html(form)
     _type(form, "r")
@@ -308,7 +308,7 @@ def test_every_key_does_its_work_and_each_decision_is_on_disk(store):
     _one(form, "保存").click()
     assert _verdicts(store)["f1"] == "edit" and "4 / 5" in _html(form), "on to the next one without a decision"
     _type(form, "a", "a")
-    assert "全件済み / all decided" in _html(form) and "5 / 5 · 済み / decided: 5" in _html(form)
+    assert "全件判断済み / all decided" in _html(form) and "5 / 5 · 判断済み / decided: 5" in _html(form)
     given = {r.id: text for r, text, _ in _pairs()}
     found, dropped = reviewed([r for r, *_ in _pairs()], given, EditStore(store.path).decisions())
     assert dropped == [("f2", "rejected in review")] and found.keys() == given.keys() - {"f2"}
@@ -400,9 +400,9 @@ def test_a_new_kernel_goes_on_where_the_last_one_stopped(store):
     form = review.rationale_review(_pairs(), store, settle=0)
     _type(form, "a", "r")
     again = review.rationale_review(_pairs(), EditStore(store.path), settle=0)
-    assert "3 / 5 · 済み / decided: 2" in _html(again)
+    assert "3 / 5 · 判断済み / decided: 2" in _html(again)
     _type(again, "u")
-    assert "2 / 5 · 済み / decided: 1" in _html(again) and _verdicts(store) == {"f0": "accept"}
+    assert "2 / 5 · 判断済み / decided: 1" in _html(again) and _verdicts(store) == {"f0": "accept"}
 
 
 def test_a_refused_rationale_is_edited_until_the_gate_lets_it_pass(store):
@@ -447,15 +447,15 @@ def test_the_review_shows_one_state_only(store):
     states = _one(form, "状態")
     _type(form, "a")
     states.value = "!"
-    assert "1 / 2 · 済み / decided: 1 / 5 · f1" in _html(form) and _one(form, "前").disabled
+    assert "1 / 2 · 判断済み / decided: 1 / 5 · f1" in _html(form) and _one(form, "前").disabled
     _type(form, "r")
-    assert "2 / 2 · 済み / decided: 2 / 5 · f3" in _html(form) and _one(form, "次").disabled
+    assert "2 / 2 · 判断済み / decided: 2 / 5 · f3" in _html(form) and _one(form, "次").disabled
     _type(form, "r", "p")
     assert _verdicts(store) == {"f0": "accept", "f1": "reject", "f3": "reject"} and "1 / 2" in _html(form) and "f1 · " in _html(form)
     _type(form, "u")
     assert "2 / 2" in _html(form) and "undone: f3" in _html(form)
     _type(form, "u", "u")
-    assert _verdicts(store) == {} and states.value == "*" and "1 / 5 · 済み / decided: 0 / 5 · f0" in _html(form), "undone is what is not shown: all are"
+    assert _verdicts(store) == {} and states.value == "*" and "1 / 5 · 判断済み / decided: 0 / 5 · f0" in _html(form), "undone is what is not shown: all are"
     states.value = "reject"
     assert "nothing found" in _html(form) and states.value == "*" and "1 / 5" in _html(form)
     _type(form, "e")
@@ -470,7 +470,7 @@ def test_the_review_shows_one_state_only(store):
     states.value = ""
     assert "1 / 2" in _html(form) and "f1 · " in _html(form)
     again = review.rationale_review(pairs, EditStore(store.path), settle=0)
-    assert "2 / 5 · 済み / decided: 3 / 5 · f1" in _html(again)
+    assert "2 / 5 · 判断済み / decided: 3 / 5 · f1" in _html(again)
     store.path.write_text("damage\n")
     _one(again, "状態").value = "accept"
     assert "line 1: not a decision" in _html(again) and _one(again, "状態").value == "*"
