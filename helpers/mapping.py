@@ -29,7 +29,7 @@ LABELS = {
     "hops": "ホップ数 / hops",
     "entities": "題材 / entities",
     "split": "分割 / split",
-    "id": "識別子（ID） / id",
+    "id": "識別子 / id",
     "task": "タスク / task",
 }
 _NONE = "なし / none"

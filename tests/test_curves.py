@@ -83,7 +83,7 @@ def test_seven_arms_with_three_seeds():
     assert [t.get_text() for t in figure.legends[0].get_texts()] == list(figure_style._arms(_log()))
     assert figure.legends[0].get_title().get_text() == "line: mean of 3 seeds; band: lowest to highest"
     assert "band: lowest to highest" in figure_style.alt_text(figure) and "nan" not in figure_style.alt_text(figure)
-    assert _title(figure).startswith("Answer-only dev loss at the end (means of seeds): plain 1.60, reasoned-20 1.61")
+    assert _title(figure).startswith("Answer-only dev loss at the end (means of seeds): plain 1.60, reasoned-33 1.62")
     _inside(figure)
 
 
