@@ -84,8 +84,9 @@ def _study(options: argparse.Namespace) -> int:
     # A look at the plan begins no run folder.
     run = own_evaluation.open_run(name, options.profile, options.study) if options.plan else runtime.open_run(name, options.profile, study=options.study)
     kept = Path(options.keep) if options.keep else None
-    if kept and not options.plan and not options.report:
-        pipeline.ensure(run)
+    if kept and not options.plan and not options.report and not pipeline.is_curated(run):
+        # What is kept is done only beside the data that it was made from.
+        pipeline.curate(run)
     print(experiment.describe(run, experiment.plan(run, kept)), flush=True)
     if options.plan:
         if kept and not pipeline.is_curated(run):

@@ -37,6 +37,17 @@ def _japanese(value: Any) -> str:
     return f'<span lang="ja">{_escape(value)}</span>'
 
 
+def _line(text: str) -> str:
+    return f"<span {_PLAIN}>{_escape(text)}</span>"
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line."""
+    words = " ".join(str(error).split())
+    # A UserError is written for the reader; of any other error the kind says more than the message.
+    return progress.cut(words if isinstance(error, UserError) else f"{type(error).__name__}: {words}".rstrip(": "), 300)
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """An HTML table of cells that are HTML already."""
 

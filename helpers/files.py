@@ -211,7 +211,7 @@ def read_json(path: str | Path) -> Any:
 Kind = type | tuple[str, ...]  # of a field: its type, or the texts that it may hold
 
 
-def _misfit(value: dict[str, Any], fields: dict[str, Kind]) -> str:
+def misfit(value: dict[str, Any], fields: dict[str, Kind]) -> str:
     """What is wrong with the first field that is missing or not of its kind, or ""."""
     for name, kind in fields.items():
         found = value.get(name)
@@ -228,7 +228,7 @@ def read_object(path: str | Path, **fields: Kind) -> dict[str, Any]:
     value = read_json(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}. Remove it and run again, or restore it.")
-    if wrong := _misfit(value, fields):
+    if wrong := misfit(value, fields):
         raise UserError(f"{path}, {wrong}. Remove the file and run again, or restore it.")
     return value
 
@@ -257,7 +257,7 @@ def read_lines(path: str | Path, **fields: Kind) -> list[dict[str, Any]]:
             raise UserError(f"{path}, line {number}: not valid JSON ({error}). Each line is one JSON object.") from error
         if not isinstance(value, dict):
             raise UserError(f"{path}, line {number}: expected a JSON object, found {type(value).__name__}.")
-        if wrong := _misfit(value, fields):
+        if wrong := misfit(value, fields):
             raise UserError(f"{path}, line {number}, {wrong}.")
         found.append(value)
     return found

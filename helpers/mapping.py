@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import formats, progress, tables
-from .display import _PLAIN, _escape, _japanese, _table
+from .display import _PLAIN, _escape, _japanese, _table, one_line
 from .files import UserError
 from .language import label
-from .playground import one_line
 from .records import Record
 
 if TYPE_CHECKING:

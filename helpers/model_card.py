@@ -7,7 +7,7 @@ from numbers import Real
 from pathlib import Path
 
 from . import corpora, inference, prompts, studies
-from .files import Kind, UserError, _misfit, read_lines, read_object, sha256
+from .files import Kind, UserError, misfit, read_lines, read_object, sha256
 from .records import TASKS
 from .results import DECODINGS
 from .runtime import Run
@@ -95,7 +95,7 @@ def _about(arm: str) -> str:
 
 
 def _checked(path: Path, name: str, value: object, fields: dict[str, Kind]) -> dict:
-    if wrong := _misfit(value, fields) if isinstance(value, dict) else f"expected an object, found {type(value).__name__}":
+    if wrong := misfit(value, fields) if isinstance(value, dict) else f"expected an object, found {type(value).__name__}":
         raise UserError(f"{path}, {name}, {wrong}. Remove the file and run again, or restore it.")
     return value
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from . import progress
 from .answering import MODES, Answerer, Request
-from .display import _PLAIN, PARTS, _escape, _japanese, _table, _text
+from .display import _PLAIN, PARTS, _escape, _japanese, _line, _table, _text, one_line
 from .files import UserError
 from .history import RATINGS, History
 from .language import label
@@ -32,17 +32,6 @@ EXAMPLES = (
 )
 _BOX = "border:1px solid rgba(128,128,128,.5);border-radius:4px;padding:4px 8px;line-height:1.5;overflow-wrap:anywhere"
 _REDRAW = 0.1  # seconds between two drawings of a text that is being written
-
-
-def one_line(error: BaseException) -> str:
-    """An error as one line."""
-    words = " ".join(str(error).split())
-    # A UserError is written for the reader; of any other error the kind says more than the message.
-    return progress.cut(words if isinstance(error, UserError) else f"{type(error).__name__}: {words}".rstrip(": "), 300)
-
-
-def _line(text: str) -> str:
-    return f"<span {_PLAIN}>{_escape(text)}</span>"
 
 
 class _Column:

@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from . import gates
-from .display import _PLAIN, PARTS, _escape, _japanese
+from .display import _PLAIN, PARTS, _escape, _japanese, _line, one_line
 from .edits import EDITABLE, Decision, EditStore, current
 from .files import UserError
 from .language import label
-from .playground import one_line
 from .records import Record
 
 if TYPE_CHECKING:
@@ -56,10 +55,6 @@ _OPEN = "編集中です。先に保存するか中止してください / an ed
 
 def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
-
-
-def _line(text: str) -> str:
-    return f"<span {_PLAIN}>{_escape(text)}</span>"
 
 
 def _error(error: BaseException) -> str:
