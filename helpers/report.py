@@ -94,8 +94,8 @@ def _said(row: dict) -> str:
     return f"no detectable difference (in a single comparison at 5 %, {row['mde']:.1f} points would have been found four times in five)"
 
 
-def figures(run: Run, results: Results) -> dict[str, tuple[Path, Path]]:
-    """Draw and save every figure of the report (PNG and SVG in `report/figures`), name → paths."""
+def figures(run: Run, results: Results) -> dict[str, tuple[Path, Path, str]]:
+    """Draw and save every figure of the report (in `report/figures`), name → its PNG, its SVG and its alternative text."""
     import pandas as pd
 
     log = _log(run, results)
@@ -118,7 +118,8 @@ def figures(run: Run, results: Results) -> dict[str, tuple[Path, Path]]:
             drawn["forest_all"] = plots.forest(pd.DataFrame(against_plain))
     if len({r["percent"] for r in results.dose}) > 2:
         drawn["dose"] = plots.dose(pd.DataFrame(results.dose))
-    return {name: figure_style.save(figure, run.path("report", "figures"), name) for name, figure in drawn.items()}
+    folder = run.path("report", "figures")
+    return {name: (*figure_style.save(figure, folder, name), figure_style.alt_text(figure)) for name, figure in drawn.items()}
 
 
 def _log(run: Run, results: Results):
@@ -161,7 +162,7 @@ def _trained_with(run: Run) -> dict:
     return read_json(pipeline.arm_folder(run.with_seed(seed), arm) / "done.json")
 
 
-def write(run: Run, results: Results, paths: dict[str, tuple[Path, Path]]) -> Path:
+def write(run: Run, results: Results, paths: dict[str, tuple[Path, Path, str]]) -> Path:
     """Write the report and what belongs to it into `report/`, and return that folder.
 
     `report.md` is the page or two, `details.md` every table and figure behind it, `report.html` both in one self-contained file;
@@ -344,8 +345,8 @@ def _overview(results: Results) -> tuple[tuple[str, ...], list[tuple]]:
         values = [own[arm, stage, s] for s in sets for stage in PRIMARY]
         sizes |= {f"{r['stage']}, {r['set']}": r["n"] for r in values}
         formed = own[arm, "S4", "authored"]
-        rows.append((arm, *map(_percent, values), f"{formed['well_formed']:.1f} %", f"{formed['truncated']:.1f} %"))
-    return ("Exact match, %", *(f"{name} (n={n})" for name, n in sizes.items()), "S4 well-formed, authored", "S4 cut off, authored"), rows
+        rows.append((arm, *map(_percent, values), f"{formed['well_formed']:.1f} %", f"{formed['truncated']:.1f} % ({formed['looped']:.1f})"))
+    return ("Exact match, %", *(f"{name} (n={n})" for name, n in sizes.items()), "S4 well-formed, authored", "S4 cut off (of it in a loop), authored"), rows
 
 
 def _percent(row: dict) -> str:
@@ -389,9 +390,9 @@ def _details(run: Run, results: Results, paths: dict):
     yield "figure", "broken_steps", "S4 outcomes by first broken step for each arm"
     yield (
         "table",
-        ("Arm", "Decoding", "Stage", "Questions", "Exact match", "Lenient", "Well-formed", "Cut off", "With Reasoning"),
+        ("Arm", "Decoding", "Stage", "Questions", "Exact match", "Lenient", "Well-formed", "Cut off", "In a loop", "With Reasoning"),
         [
-            (r["arm"], r["decoding"], r["stage"], r["set"], _rate(r), *(f"{r[k]:.1f} %" for k in ("lenient", "well_formed", "truncated", "reasoned")))
+            (r["arm"], r["decoding"], r["stage"], r["set"], _rate(r), *(f"{r[k]:.1f} %" for k in ("lenient", "well_formed", "truncated", "looped", "reasoned")))
             for r in _apart(results, results.stages)
         ],
     )
@@ -473,13 +474,20 @@ def _markdown(block: tuple, paths: dict) -> str:
     if kind == "command":
         return f"Made with `{text}`."
     if kind == "figure":
-        return f"![{block[2]}](figures/{paths[block[1]][0].name})" if block[1] in paths else ""
+        # Brackets would end the text of the image.
+        alt = html.escape(_alt(block, paths), quote=False).translate(str.maketrans("[]", "()"))
+        return f"![{alt}](figures/{paths[block[1]][0].name})" if block[1] in paths else ""
     if kind == "link":
         return f"[{text}]({block[2]})"
     if kind == "table":
         rows = [block[1], ["---"] * len(block[1]), *block[2]]
         return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in rows)
     return text
+
+
+def _alt(block: tuple, paths: dict) -> str:
+    """What a figure shows, then its numbers: the caption of its block and the alternative text it was drawn with."""
+    return f"{block[2]}. {paths[block[1]][2]}" if block[1] in paths else ""
 
 
 def _cell(value: object) -> str:
@@ -501,7 +509,7 @@ def _html(block: tuple, paths: dict) -> str:
         if block[1] not in paths:
             return ""
         data = base64.b64encode(paths[block[1]][0].read_bytes()).decode()
-        return f'<p><img alt="{html.escape(block[2])}" src="data:image/png;base64,{data}"></p>'
+        return f'<p><img alt="{html.escape(_alt(block, paths))}" src="data:image/png;base64,{data}"></p>'
     head = "".join(f"<th>{html.escape(c)}</th>" for c in block[1])
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>" for row in block[2])
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -185,7 +185,12 @@ def _stages(arms: dict[str, list[_Scored]], sets: dict[str, set[str]]) -> Iterab
                     yield {"arm": name, "decoding": DECODINGS[asked], "set": which, "stage": stage,
                            **_estimate(seeds.rate_over_seeds(outcomes)), "seeds": len(each), "own": asked == each[0].own or stage == "S5",
                            "lenient": 100 * sum(lenient) / len(lenient), "well_formed": _share(found, "well_formed"),
-                           "truncated": _share(found, "truncated"), "reasoned": _share(found, "reasoning")}  # fmt: skip
+                           "truncated": _share(found, "truncated"), "looped": _looped(found), "reasoned": _share(found, "reasoning")}  # fmt: skip
+
+
+def _looped(rows: Sequence[dict]) -> float:
+    """Percent of the rows that were cut off while they repeated themselves: no budget would have been enough."""
+    return round(100 * sum(r["truncated"] and answers.ends_in_a_loop(r["text"]) for r in rows) / max(1, len(rows)), 1)
 
 
 def _by_seed(scored: Sequence[_Scored], sets: dict[str, set[str]]) -> Iterable[dict]:

@@ -1,4 +1,4 @@
-"""A search on the dev set: one arm trained and decoded in several ways, a row each; the test set is not looked at."""
+"""A search on the dev set: one arm trained and decoded, or the base model prompted, in several ways, a row each; the test set is not looked at."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from .runtime import Run
 
 FOLDER = ROOT / "data" / "searches"
 STAGES = ("S2", "S3", "S4", "S5")
-# Settings of a variant that are not of the recipe, and their defaults.
-DECODING = {"shots": 0, "samples": 1, "temperature": 0.7}
+# Settings of a variant that are not of the recipe, and their defaults. `draw` is which seeded draw of few-shot examples.
+DECODING = {"shots": 0, "draw": 0, "samples": 1, "temperature": 0.7}
+BASE = "base"
 
 
 @dataclass(frozen=True)
 class Search:
-    """`variants` are (name, its settings) in the order of the file: fields of the recipe, or of `DECODING`."""
+    """`variants` are (name, its settings) in the order of the file: fields of the recipe, or of `DECODING` (of the base model: of these alone)."""
 
     name: str
     about: str
@@ -46,20 +47,23 @@ def load(name: str | Path) -> Search:
         # It becomes the name of a file.
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", variant):
             raise UserError(f"{path}, [variants.{variant!r}]: expected a name of letters, digits, '.', '_' and '-', up to 64 of them.")
-    types = {f.name: type(f.default) for f in dataclasses.fields(Recipe)} | {k: type(v) for k, v in DECODING.items()}
+    about, study, arm = (found.get(k, d) for k, d in (("about", ""), ("study", "quick"), ("arm", studies.BASELINE)))
+    types = {k: type(v) for k, v in DECODING.items()}
+    if arm != BASE:
+        types |= {f.name: type(f.default) for f in dataclasses.fields(Recipe)}
     for variant, settings in variants.items():
         for field, value in settings.items():
             if field == "seed" or field not in types or (type(value) is not types[field] and (types[field], type(value)) != (float, int)):
-                raise UserError(f"{path}, [variants.{variant}] {field}: expected a field of the recipe other than seed, or {', '.join(DECODING)}, with a value of its kind.")
+                of_recipe = "" if arm == BASE else "a field of the recipe other than seed, or "
+                raise UserError(f"{path}, [variants.{variant}] {field}: expected {of_recipe}{', '.join(DECODING)}, with a value of its kind.")
         _check_decoding(settings, lambda field, expected, variant=variant: UserError(f"{path}, [variants.{variant}] {field}: expected {expected}."))
         recipe = {k: v for k, v in settings.items() if k not in DECODING}
         studies.check_recipe(recipe, lambda field, expected, variant=variant: UserError(f"{path}, [variants.{variant}], {field}: expected {expected}."))
-    about, study, arm = (found.get(k, d) for k, d in (("about", ""), ("study", "quick"), ("arm", studies.BASELINE)))
     for field, value in (("about", about), ("study", study), ("arm", arm)):
         if not isinstance(value, str):
             raise UserError(f"{path}, {field}: expected a text, found {value!r}.")
-    if not studies.is_arm(arm):
-        raise UserError(f"{path}, arm: expected {studies.ARMS}, found {arm!r}.")
+    if arm != BASE and not studies.is_arm(arm):
+        raise UserError(f"{path}, arm: expected {BASE}, {studies.ARMS}, found {arm!r}.")
     try:
         studies.load(study)
     except UserError as error:
@@ -68,9 +72,11 @@ def load(name: str | Path) -> Search:
 
 
 def _check_decoding(settings: dict, bad: Callable[[str, str], UserError]) -> None:
-    shots, samples, temperature = ({**DECODING, **settings}[k] for k in ("shots", "samples", "temperature"))
+    shots, draw, samples, temperature = ({**DECODING, **settings}[k] for k in DECODING)
     if shots < 0:
         raise bad("shots", "a number of examples from 0")
+    if draw < 0 or ("draw" in settings and not shots):
+        raise bad("draw", "a number from 0, and shots above 0 beside it")
     if samples < 1:
         raise bad("samples", "a number from 1 (1: greedy)")
     if samples > 1 and shots:
@@ -108,7 +114,7 @@ def execute(
             say(f"Variant {name}: measured before{'' if made else ', with older code'}.")
             done[name] = known[name]
         else:
-            folder = pipeline.train_arm(run, data, search.arm, view=view, say=say)
+            folder = pipeline.train_arm(run, data, search.arm, view=view, say=say) if search.arm != BASE else None
             found = _measure(run, data, folder, search.arm, DECODING | settings)
             done[name] = given | {"made_from": _made_from(run, data, search), "rows": [{"variant": name, "settings": _words(settings), **row} for row in found]}
         # What is known of later variants stays until they are looked at.
@@ -121,7 +127,8 @@ def execute(
 
 
 def _made_from(run: Run, data: pipeline.Data, search: Search) -> list[str]:
-    return [pipeline.training_key(run, data, search.arm), *assembly.hashes(*(Path(m.__file__) for m in (decoding, inference)))]
+    trained = pipeline.training_key(run, data, search.arm) if search.arm != BASE else ""
+    return [trained, *assembly.hashes(*(Path(m.__file__) for m in (decoding, inference)))]
 
 
 def _folder(home: Run, search: Search, settings: dict) -> Run:
@@ -142,20 +149,27 @@ def _words(settings: dict) -> str:
     return ", ".join(f"{k} {v}" for k, v in settings.items()) or "the study's"
 
 
-def _measure(run: Run, data: pipeline.Data, folder: Path, arm: str, settings: dict) -> list[dict]:
+def _measure(run: Run, data: pipeline.Data, folder: Path | None, arm: str, settings: dict) -> list[dict]:
+    """The rows of one variant; the base model, without a `folder`, is prompted as in `evaluation`: pairs as the examples of a translation."""
     tokenizer = models.load_tokenizer(run.profile)
-    model = models.load_for_inference(run.profile, folder / "adapter")
+    model = models.load_for_inference(run.profile, folder / "adapter" if folder else None)
     questions, pairs = data.questions["dev"], data.pairs["dev"]
-    shots = evaluation.shots(dataclasses.replace(run, profile=run.profile.replace(few_shot=settings["shots"])), data.questions["train"])
-    asked = studies.reasons(arm)
-    logs = [row for row in pipeline.training_logs(run)[arm, run.recipe.seed] if "dev_answer_loss" in row]
-    common = {"n": len(questions), "dev_answer_loss": logs[-1]["dev_answer_loss"], "dev_translation_loss": logs[-1]["dev_translation_loss"]}
+    drawn = dataclasses.replace(run, profile=run.profile.replace(few_shot=settings["shots"])).with_seed(run.recipe.seed + settings["draw"])
+    shots = evaluation.shots(drawn, data.questions["train"])
+    asked = folder is not None and studies.reasons(arm)
+    common: dict[str, object] = {"n": len(questions)}
+    if folder:
+        logs = [row for row in pipeline.training_logs(run)[arm, run.recipe.seed] if "dev_answer_loss" in row]
+        common |= {k: logs[-1][k] for k in ("dev_answer_loss", "dev_translation_loss")}
     if settings["samples"] > 1:
         found = _voted(model, tokenizer, run, questions, asked, settings)
         return [common | row for row in _rows(found, questions)]
+    japanese = [p.ja for p in pairs]
     found, translated = inference.all_stages(
-        model, tokenizer, run.profile, questions, sentences=[p.ja for p in pairs], asked=asked, shots=shots if settings["shots"] else ()
+        model, tokenizer, run.profile, questions, sentences=japanese if folder else (), asked=asked, shots=shots if settings["shots"] else ()
     )
+    if not folder:
+        translated = inference.translate(model, tokenizer, run.profile, japanese, shots=evaluation.shots(drawn, data.pairs["train"]) if settings["shots"] else ())
     chrf = scoring.chrf_interval([c.text for c in translated], [p.en for p in pairs])
     quality = {"chrf": chrf.value, "chrf_low": chrf.low, "chrf_high": chrf.high, "pairs": len(pairs)}
     return [common | quality | row for row in _rows(found, questions)]
@@ -207,6 +221,6 @@ def table(search: Search, run: Run, rows: Sequence[dict]) -> str:
     lines += ["", "| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
     for row in rows:
         cells = [row["variant"], row["settings"], row["decoding"], *(value(row, k) for k in ("chrf", *STAGES))]
-        cells += [f"{row['well_formed']:.1f} %", f"{row['cut_off']:.1f} %", f"{row['dev_answer_loss']:.3f}"]
+        cells += [f"{row['well_formed']:.1f} %", f"{row['cut_off']:.1f} %", f"{row['dev_answer_loss']:.3f}" if "dev_answer_loss" in row else ""]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -50,7 +50,7 @@ def write(run, data, name, seed, right, english="This is the sentence number {} 
         for stage in ("S2", "S4") if control else ("S1", "S2", "S3", "S4", "S5"):
             for how in asked if stage in ("S2", "S3", "S4") else (False,):
                 answer = record.answer if right(stage, how, i, control) else "Nothing"
-                rows.append({"id": record.id, "stage": stage, "asked": how, "prompt_english": "", "text": "", "english": record.en,
+                rows.append({"id": record.id, "stage": stage, "asked": how, "prompt_english": "", "text": "and so " * 9 if i == 0 else "", "english": record.en,
                              "reasoning": "Because." if how else "", "answer": answer, "well_formed": True, "truncated": i == 0, "tokens": 5})  # fmt: skip
     systems = ("base zero-shot", "base few-shot") if name == "base" else (name,)
     pairs = [{"system": s, "id": p.id, "english": english.format(i), "truncated": False, "tokens": 4} for s in systems for i, p in enumerate(data.pairs["test"])]
@@ -214,7 +214,7 @@ def test_the_page_shows_how_answers_to_the_authored_questions_are_formed(run, da
     study(run, data, gain=1)
     head, rows = report._overview(results.results(run, data))
     # One answer of each set is cut off: 1 in 40, 1 in 60, 2 in 100 of both.
-    assert head[-1] == "S4 cut off, authored" and {r[-1] for r in rows} == {"2.5 %"} and "S4, control (n=60)" in head
+    assert head[-1].startswith("S4 cut off") and {r[-1] for r in rows} == {"2.5 % (2.5)"} and "S4, control (n=60)" in head
 
 
 def controlled(run, data, shuffled_gain):

@@ -347,3 +347,21 @@ def test_chrf_of_two_arms_over_seeds_is_the_difference_of_their_means():
     for a, b in (([], [good]), ([good], [])):
         with pytest.raises(ValueError, match="at least one system"):
             scoring.chrf_difference(a, b, references)
+
+
+@pytest.mark.parametrize(
+    "text, loops",
+    [
+        ("He is in the monastery of the monastery of the monastery of the monastery of the mona", True),
+        ("The sun is about 300000000000000000000", True),
+        ("English: A question.\nReasoning: the base of the tree, the base of the tree, the base of the tree, the base of the tree, the\nAnswer: 10", True),
+        ("10. 100. 100. 100. 100", True),
+        ("It costs 10000 yen.", False),
+        ("ha ha ha ha", False),
+        ("33 - 14 = 19. 19 + 14 = 33. 33 + 20 = 53. 53 + 20 = 73.", False),
+        ("the base of the tree, the base of the tree, the base of the tree", False),
+        ("", False),
+    ],
+)
+def test_a_loop_is_the_same_words_to_the_end_of_a_line(text, loops):
+    assert answers.ends_in_a_loop(text) is loops

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 
-from helpers import corpora, files, inference, pipeline, records, search
+from helpers import corpora, evaluation, files, inference, pipeline, profiles, records, runtime, search
 
 FILE = """about = "A tiny one."
 arm = "reasoned-33"
@@ -28,6 +29,8 @@ def write(folder, text):
 def test_the_search_that_ships_changes_one_thing_at_a_time():
     found = search.load("quick")
     assert found.variants[0] == ("as-it-is", {}) and len(found.variants) >= 8
+    base = search.load("base")
+    assert base.arm == "base" and base.variants[0] == ("three-shot", {"shots": profiles.choose("gemma3-270m").recipe.few_shot})
     assert len({name for name, _ in found.variants}) == len({json.dumps(s) for _, s in found.variants})
 
 
@@ -46,6 +49,10 @@ def test_the_search_that_ships_changes_one_thing_at_a_time():
         ("[variants.a]\nsamples = 0", "samples: expected a number from 1"),
         ("[variants.a]\nshots = 3\nsamples = 4", "samples: expected no shots beside it"),
         ("[variants.a]\ntemperature = 0.9", "temperature: expected samples above 1 beside it"),
+        ("[variants.a]\ndraw = 1", "draw: expected a number from 0, and shots above 0"),
+        ("[variants.a]\ndraw = -1\nshots = 2", "draw: expected a number from 0"),
+        ("arm = 'base'\n[variants.a]\nrank = 4", r"rank: expected shots, draw, samples, temperature, with"),
+        ("arm = 'nobody'\n[variants.a]", "arm: expected base, "),
     ],
 )
 def test_a_bad_search_says_what_was_expected(tmp_path, text, says):
@@ -70,11 +77,31 @@ def test_the_answer_that_most_samples_agree_on_is_taken(monkeypatch, questions):
     assert [p.answer for p in found if p.stage == "S4"] == ["Nine", "four"], "a tie goes to the first; what is not well-formed has no vote"
 
 
-@pytest.mark.slow
-def test_a_search_trains_each_recipe_once_and_never_reads_the_test_set(tmp_path, monkeypatch, pairs):
+@pytest.fixture
+def corpus(monkeypatch, tmp_path, pairs):
     monkeypatch.setenv("BONSAI_RUNS", str(tmp_path / "runs"))
     many = [p.replace(id=f"{p.id}-{n}", ja=f"{n}番目の話。{p.ja}", en=f"Story {n}. {p.en}") for n in range(200) for p in pairs]
     monkeypatch.setattr(corpora, "tatoeba", lambda say=print: many)
+
+
+@pytest.mark.slow
+def test_a_search_over_the_prompts_of_the_base_model_trains_nothing(tmp_path, monkeypatch, corpus):
+    text = "arm = 'base'\n[variants.none]\n[variants.two]\nshots = 2\n[variants.two-others]\nshots = 2\ndraw = 1\n"
+    monkeypatch.setattr(pipeline, "train_arm", lambda *a, **k: pytest.fail("nothing to train"))
+    prompts_seen, stages = [], inference.all_stages
+    monkeypatch.setattr(inference, "all_stages", lambda *a, **k: prompts_seen.append([r.id for r in k["shots"]]) or stages(*a, **k))
+    rows = search.execute(search.load(write(tmp_path, text)), profile="tiny", say=lambda line: None)
+    assert [r["variant"] for r in rows] == ["none", "two", "two-others"] and {r["decoding"] for r in rows} == {"free"}
+    assert [len(ids) for ids in prompts_seen] == [0, 2, 2] and prompts_seen[1] != prompts_seen[2]
+    run = runtime.open_run("search-tiny", "tiny", study="quick")
+    used = evaluation.shots(dataclasses.replace(run, profile=run.profile.replace(few_shot=2)), pipeline.load(run).questions["train"])
+    assert prompts_seen[1] == [r.id for r in used], "the first draw is the one that a run uses"
+    assert all("dev_answer_loss" not in r and "chrf" in r for r in rows)
+    assert (tmp_path / "runs" / "search-tiny" / "search.md").read_text(encoding="utf-8").count("\n| ") == 1 + 1 + 3
+
+
+@pytest.mark.slow
+def test_a_search_trains_each_recipe_once_and_never_reads_the_test_set(tmp_path, monkeypatch, corpus):
     wanted, said = search.load(write(tmp_path, FILE)), []
     read = []
     monkeypatch.setattr(inference, "all_stages", lambda *a, _do=inference.all_stages, **k: read.extend(a[3]) or _do(*a, **k))
