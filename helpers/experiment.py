@@ -14,7 +14,7 @@ from .evaluation import System
 from .files import UserError, read_json, read_object, whole_file, write_json, write_text
 from .progress import clock
 from .records import Record
-from .runtime import Run
+from .runtime import Run, gflops
 
 # Tokens an S-stage answer takes on average, measured on the default run (S1 18, S2 6, S4 28; with Reasoning 45 more).
 TOKENS = {"S1": 18, "S2": 8, "S3": 8, "S4": 30, "S5": 8}
@@ -98,7 +98,7 @@ def _rates(run: Run) -> tuple[float, float]:
     newest = (_rows(path) for path in _by_age(logs))
     trained = next((rates for rows in newest if (rates := [row["tokens_per_second"] for row in rows if "tokens_per_second" in row])), None)
     predicted = next((rate for path in _by_age(marks) if (rate := _rate(path))), None)
-    fallback = PER_GFLOPS * _gflops() / _billions(run) if not (trained and predicted) else 0.0
+    fallback = PER_GFLOPS * gflops() / _billions(run) if not (trained and predicted) else 0.0
     return statistics.median(trained) if trained else fallback, predicted or fallback
 
 
@@ -135,23 +135,6 @@ def _rate(path: Path) -> float:
 
 def _by_age(paths: list[Path]) -> list[Path]:
     return sorted(paths, key=lambda p: p.stat().st_mtime, reverse=True)
-
-
-def _gflops(size: int = 1024, times: int = 6) -> float:
-    import time
-
-    import torch
-
-    from .runtime import device
-
-    here = device()
-    matrix = torch.ones(size, size, dtype=here.dtype, device=here.kind)
-    best = float("inf")
-    for _ in range(times):
-        begun = time.perf_counter()
-        float((matrix @ matrix)[0, 0])
-        best = min(best, time.perf_counter() - begun)
-    return 2 * size**3 / best / 1e9
 
 
 def memory_gb(run: Run) -> float | None:

@@ -147,6 +147,22 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9
 
 
+def gflops(size: int = 1024, times: int = 6) -> float:
+    """GFLOP/s at which this machine multiplies `size` × `size` matrices in the precision that it trains in: the best of so many `times`."""
+    import time
+
+    import torch
+
+    here = device()
+    matrix = torch.ones(size, size, dtype=here.dtype, device=here.kind)
+    best = float("inf")
+    for _ in range(times):
+        begun = time.perf_counter()
+        float((matrix @ matrix)[0, 0])
+        best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best / 1e9
+
+
 def describe() -> dict[str, str]:
     """What `python -m helpers doctor` and the notebooks print about this machine."""
     import torch

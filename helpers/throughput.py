@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import random
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import checkpoints, corpora, models, profiles, prompts, runtime, scale, training
+from . import architectures, checkpoints, corpora, models, profiles, prompts, runtime, scale, training
 from .files import UserError, write_json, write_text
 from .profiles import Profile
 from .records import Record
@@ -38,12 +39,12 @@ def measure(
 ) -> dict:
     """Real (non-padding) tokens a second and peak memory (GB = 10⁹ bytes) of each variant (all that are `available`), the first step left out.
 
-    Half sentence pairs, half questions in one call with their rationale. With `folder`, `training.json` and `training.md` are written there.
+    Half sentence pairs, half questions with their rationale as the question phase has them: in one call and, as many, from English or straight from Japanese. With `folder`, `training.json` and `training.md` are written there.
     Raises `UserError`, also for fewer than two steps.
     """
     if steps < 2:
         raise UserError(f"--steps {steps}: expected 2 or more, for the first is left out.")
-    result: dict = {"machine": scale.machine(), "profile": profile, "steps": steps, "rows": []}
+    result: dict = {"machine": scale.machine(), "profile": profile, "steps": steps, "gflops": scale.apart("throughput", "gflops", steps, profile)["gflops"], "rows": []}
     for name in variants or available():
         row = scale.apart("throughput", name, steps, profile)
         result["rows"].append({"name": name} | row)
@@ -66,34 +67,53 @@ def table(result: dict) -> str:
     for row in result["rows"]:
         times = f"{own / row['tokens_per_second']:.1f} ×" if own and row["name"] != "ours" else ""
         lines.append(f"| {VARIANTS[row['name']]} | {row['precision']} | {row['tokens_per_second']:.0f} | {times} | {row['peak_gb']:.1f} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_ceiling(result)]) + "\n"
 
 
-def _data(profile: Profile, steps: int) -> tuple[list[Record], list[Record]]:
-    """Sentence pairs and questions for that many steps of the profile's batch."""
+def _ceiling(result: dict) -> list[str]:
+    """How near this project comes to what the processor could do if it did nothing but multiply matrices: a line, none for a model of unknown size."""
+    ours = next((r for r in result["rows"] if r["name"] == "ours"), None)
+    try:
+        shape = architectures.find(result["profile"])
+    except UserError:
+        return []
+    if ours is None:
+        return []
+    # Forward, and backward to the activations: the weights themselves are frozen.
+    body = 4 * shape.config["num_hidden_layers"] * sum(x.size for x in shape.linears)
+    each = body + 4 * shape.embedding * ours["labelled"] / ours["tokens"]
+    most = result["gflops"] * 1e9 / each
+    return [
+        "",
+        f"Matrices are multiplied here at {result['gflops']:.0f} GFLOP/s at best. At 4 FLOP a token for each weight of the linear layers, and for each of the output head where a token "
+        f"is learnt from ({100 * ours['labelled'] / ours['tokens']:.0f} %), that would be {most:.0f} tokens/s; this project reaches {100 * ours['tokens_per_second'] / most:.0f} % of it.",
+    ]
+
+
+def _order(profile: Profile, steps: int) -> training.Plan:
+    """That many steps of a training in which sentence pairs and questions are mixed from the start."""
     whole = steps * profile.recipe.batch_size * profile.recipe.accumulation
     questions = [r for r in corpora.questions() if r.split == "train"]
     if profile.model.source == "random":
         pairs = [Record(f"p{i}", "translate", r.ja, r.en) for i, r in enumerate(questions)]
     else:
         pairs = corpora.tatoeba(lambda text: None)
-    draw = random.Random(0)
-    return draw.sample(pairs, whole // 2), draw.sample(questions, whole - whole // 2)
+    draw, half = random.Random(0), whole // 2
+    # Each question comes twice.
+    mixed = dataclasses.replace(profile.recipe, replay_pairs=half, question_epochs=1)
+    return training.plan(mixed, draw.sample(pairs, half), draw.sample(questions, (whole - half + 1) // 2))
 
 
 def _ours(profile: Profile, steps: int) -> dict:
-    pairs, questions = _data(profile, steps)
-    profile = profile.replace(replay_pairs=len(pairs), evaluations=1)
-    batch = profile.recipe.batch_size * profile.recipe.accumulation
-    items = [("translate", r) for r in pairs] + [("multistep", r) for r in questions]
-    random.Random(0).shuffle(items)
-    order = training.Plan(tuple(items), 0, batch)
+    order = _order(profile, steps)
+    dev = {kind: [next(r for stage, r in order.items if (stage == "translate") == (kind == "pairs"))] for kind in ("pairs", "questions")}
     with tempfile.TemporaryDirectory() as folder:
-        training.train(profile, order, {"pairs": pairs[:1], "questions": questions[:1]}, folder, say=lambda text: None)
+        training.train(profile.replace(evaluations=1), order, dev, folder, say=lambda text: None)
         rows = checkpoints.read_log(Path(folder) / "log.jsonl")
     first, *rest = [r for r in rows if "tokens_per_second" in r]
     tokens = [b["tokens_seen"] - a["tokens_seen"] for a, b in zip([first, *rest], rest, strict=False)]
-    return {"tokens": sum(tokens), "seconds": sum(n / r["tokens_per_second"] for n, r in zip(tokens, rest, strict=True))}
+    labelled = rest[-1]["target_tokens_seen"] - first["target_tokens_seen"]
+    return {"tokens": sum(tokens), "labelled": labelled, "seconds": sum(n / r["tokens_per_second"] for n, r in zip(tokens, rest, strict=True))}
 
 
 def _trl(profile: Profile, steps: int, packed: bool = False, unsloth: bool = False) -> dict:
@@ -106,8 +126,7 @@ def _trl(profile: Profile, steps: int, packed: bool = False, unsloth: bool = Fal
     # On a GPU QLoRA is what people do, with the recipe's micro-batch; on a CPU TRL's own documentation has no quantisation.
     cuda = runtime.device().kind == "cuda"
     here, recipe, style = runtime.device(profile.model.fp16_safe), profile.recipe, profile.model.prompt_style
-    pairs, questions = _data(profile, steps)
-    rows = [("translate", r) for r in pairs] + [("multistep", r) for r in questions]
+    rows = _order(profile, steps).items
     texts = [{"prompt": prompts.prompt(style, stage, ja=r.ja, en=r.en), "completion": prompts.completion(stage, r)} for stage, r in rows]
     tokenizer = models.load_tokenizer(profile)
     adapter = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(profile.model.lora_targets), task_type="CAUSAL_LM")
@@ -164,6 +183,8 @@ def _task(name: str, steps: int, profile_name: str) -> dict:
     """What one process does."""
     runtime.quiet()
     profile = profiles.choose(profile_name)
+    if name == "gflops":
+        return {"gflops": round(runtime.gflops(2048, 20), 1)}
     if name == "unsloth":
         # It changes transformers and TRL, so before either is loaded.
         import unsloth  # noqa: F401

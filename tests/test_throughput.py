@@ -13,14 +13,24 @@ from helpers import files, profiles, throughput, training
 def test_ours_trains_as_many_steps_as_were_asked_for(steps, monkeypatch):
     asked = []
     monkeypatch.setattr(training, "train", lambda profile, order, *a, **k: asked.append(order))
-    monkeypatch.setattr(throughput.checkpoints, "read_log", lambda path: [{"tokens_per_second": 1.0, "tokens_seen": n} for n in range(2)])
+    monkeypatch.setattr(throughput.checkpoints, "read_log", lambda path: [{"tokens_per_second": 1.0, "tokens_seen": n, "target_tokens_seen": n} for n in range(2)])
     throughput._ours(profiles.choose("tiny"), steps)
-    assert asked[0].steps == steps and {stage for stage, _ in asked[0].items} == {"translate", "multistep"}
+    assert asked[0].steps == steps and len(asked[0].items) == steps * asked[0].batch
+    stages = [stage for stage, _ in asked[0].items]
+    assert abs(stages.count("translate") - len(stages) / 2) <= 1 and abs(stages.count("multistep") - len(stages) / 4) <= 1
 
 
 def test_one_step_is_too_few():
     with pytest.raises(files.UserError, match="expected 2 or more"):
         throughput.measure(1, "tiny")
+
+
+def test_the_ceiling_counts_the_linear_layers_and_the_head_where_it_is_used():
+    ours = {"name": "ours", "tokens": 1000, "labelled": 400, "tokens_per_second": 600.0, "peak_gb": 3.0, "precision": "bfloat16"}
+    result = {"machine": throughput.scale.machine(), "profile": "gemma3-270m", "steps": 8, "gflops": 795.0, "rows": [ours]}
+    # 100 M weights in the linear layers, 168 M in the head: DESIGN.md counts about 1,200 tokens/s at 795 GFLOP/s.
+    assert "that would be 1187 tokens/s; this project reaches 51 % of it" in throughput.table(result)
+    assert "GFLOP" not in throughput.table(result | {"profile": "tiny"})
 
 
 @pytest.mark.slow
