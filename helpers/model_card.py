@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from numbers import Real
 from pathlib import Path
 
-from . import corpora, inference, prompts, studies
+from . import corpora, inference, models, prompts, studies
 from .files import Kind, UserError, misfit, read_lines, read_object, sha256
 from .records import TASKS
 from .results import DECODINGS
@@ -192,12 +193,17 @@ def _prompt(run: Run, arm: str, weights: str) -> str:
     ending = {0: "", 1: ", in the last one with the line break"}.get(breaks, f", in the last one with its {breaks} line breaks")
     shown = "\n\n".join(f"{name}:\n\n```\n{text}\n```" for name, text in blocks.items())
     asked = '\n\nTo ask for Reasoning where the model writes none, begin the line after "English: …" with "Reasoning:".' if studies.reasons(arm) else ""
-    extra, load = "", 'model = AutoModelForCausalLM.from_pretrained("FOLDER")'
+    extra, kind, load = "", "AutoModelForCausalLM", 'model = AutoModelForCausalLM.from_pretrained("FOLDER")'
     if weights == "adapter":
-        load = f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base_name(run)}"), "FOLDER")'
+        base = f'"{base_name(run)}"'
+        # Of the sizes with images the adapter is for the language model alone, as `models` loads it.
+        if re.search("gemma-3-(4|12|27)b", base):
+            kind, base = "Gemma3ForCausalLM", f'{base}, key_mapping={{r"{models.TEXT_PART}": "model."}}'
+        load = f'model = PeftModel.from_pretrained({kind}.from_pretrained({base}), "FOLDER")'
         extra = "from peft import PeftModel\n"
+    classes = ", ".join(sorted((kind, "AutoTokenizer")))
     code = (
-        f'{extra}from transformers import AutoModelForCausalLM, AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")\n{load}\n'
+        f'{extra}from transformers import {classes}\n\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")\n{load}\n'
         f"prompt = {blocks['Translate, then answer']!r}\n"
         f'inputs = tokenizer(prompt, return_tensors="pt")\n'
         f"output = model.generate(**inputs, max_new_tokens={run.recipe.multistep_budget}, do_sample=False)\n"

@@ -12,6 +12,8 @@ from .profiles import Profile
 from .runtime import Device, device
 
 TINY_VOCABULARY = 1024
+# What the names of the language model's weights begin with in Gemma 3 with images: as transformers 5 saves them, and as on the hub.
+TEXT_PART = r"^(model\.)?language_model\.(model\.)?"
 
 
 def local_folder(profile: Profile, say: Callable[[str], None] = print) -> str:
@@ -110,7 +112,7 @@ def load_base(profile: Profile, here: Device | None = None, say: Callable[[str],
     fp16 overflows in the eager one. Raises `UserError` when the hub model cannot be loaded.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     here = here or device(profile.model.fp16_safe)
     quantisation = BitsAndBytesConfig(
@@ -121,7 +123,7 @@ def load_base(profile: Profile, here: Device | None = None, say: Callable[[str],
     )
     model = _hub(
         profile,
-        lambda: AutoModelForCausalLM.from_pretrained(
+        lambda: _from_pretrained(
             local_folder(profile, say),
             quantization_config=quantisation,
             # Under accelerate's launcher each process has a GPU of its own.
@@ -143,6 +145,18 @@ def load_base(profile: Profile, here: Device | None = None, say: Callable[[str],
     if here.kind == "cuda":
         torch.cuda.reset_peak_memory_stats()
     return model
+
+
+def _from_pretrained(place: str, **options):
+    """The language model of a folder or hub id: of Gemma 3 with images, without the vision tower, which adapters would reach into."""
+    from transformers import AutoConfig, AutoModelForCausalLM, Gemma3ForCausalLM
+
+    if AutoConfig.from_pretrained(place, trust_remote_code=False).model_type == "gemma3":
+        model = Gemma3ForCausalLM.from_pretrained(place, key_mapping={TEXT_PART: "model."}, **options)
+        # Or saving would give the weights their old names back, which a language model alone is not loaded from.
+        model._weight_conversions = None
+        return model
+    return AutoModelForCausalLM.from_pretrained(place, **options)
 
 
 def add_adapter(model, profile: Profile):
