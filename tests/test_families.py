@@ -31,7 +31,7 @@ def family(request, tmp_path_factory) -> Profile:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    family, style, more = FAMILIES[request.param]
+    kind, style, more = FAMILIES[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = chat_tokenizers.make(style) if style in chat_tokenizers.FAMILIES else models.load_tokenizer(profiles.choose("tiny"))
     tokenizer.save_pretrained(folder)
@@ -39,9 +39,9 @@ def family(request, tmp_path_factory) -> Profile:
     sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2}
     sizes |= {f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("pad", "eos", "bos")}
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **sizes | more) if family != "gemma3" else with_images(sizes | more)
+    config = AutoConfig.for_model(kind, **sizes | more) if kind != "gemma3" else with_images(sizes | more)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    family = "gemma3_text" if family == "gemma3" else family
+    family = "gemma3_text" if kind == "gemma3" else kind
     model = Model("hub", str(folder), style, architectures.TARGETS[family], "Apache-2.0", fp16_safe=family != "gemma3_text")
     return Profile(request.param, model, profiles.choose("tiny").recipe)
 
@@ -160,7 +160,7 @@ def test_every_profile_of_the_hub_has_the_family_s_targets_and_a_style_for_its_k
 
 def test_of_gemma_3_with_images_the_language_model_alone_is_loaded_with_its_weights(tmp_path, fp32):
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
     text = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -168,16 +168,15 @@ def test_of_gemma_3_with_images_the_language_model_alone_is_loaded_with_its_weig
     whole = AutoModelForCausalLM.from_config(with_images(text | {"head_dim": 32, "pad_token_id": 0, "initializer_range": 0.2})).eval()
     reached = {n for n, m in whole.named_modules() if isinstance(m, torch.nn.Linear) and n.split(".")[-1] in architectures.TARGETS["gemma3_text"]}
     assert any("vision_tower" in n for n in reached), "what the adapters would go to"
-    whole.save_pretrained(tmp_path / "now")
-    # As the hub has them, saved by transformers 4.
-    weights = {n.replace("model.language_model.", "language_model.model.").replace("model.vision", "vision"): p for n, p in whole.state_dict().items() if n != "lm_head.weight"}
-    (tmp_path / "hub").mkdir()
-    whole.config.save_pretrained(tmp_path / "hub")
-    save_file({n: p.contiguous() for n, p in weights.items()}, tmp_path / "hub" / "model.safetensors", {"format": "pt"})
+    # Saved under the names that the hub has, and under those of transformers 5.
+    whole.save_pretrained(tmp_path / "hub")
+    whole.save_pretrained(tmp_path / "now", save_original_format=False)
+    names = {place: set(load_file(tmp_path / place / "model.safetensors")) for place in ("hub", "now")}
+    assert "language_model.model.embed_tokens.weight" in names["hub"] and "model.language_model.embed_tokens.weight" in names["now"]
     ids = torch.randint(1, 299, (2, 9))
     with torch.no_grad():
         expected = whole(input_ids=ids).logits
-        for place in ("now", "hub"):
-            found = models._from_pretrained(str(tmp_path / place)).eval()
+        for place in names:
+            found = models.pretrained(str(tmp_path / place)).eval()
             assert not any("vision" in n for n, _ in found.named_modules())
             assert torch.allclose(found(input_ids=ids).logits, expected, atol=1e-5), place
