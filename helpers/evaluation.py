@@ -178,15 +178,20 @@ def _predict_one(run: Run, data: pipeline.Data, system: System, model: tuple, pr
     return sum(row["tokens"] for row in rows) + sum(p.tokens for p in found)
 
 
+def examples_for(run: Run, data: pipeline.Data, control: bool) -> list[Record]:
+    """The training questions that the base model's examples are drawn from: of the same kind as the question, and with a rationale."""
+    accepted = pipeline.rationales(run)
+    return [r for r in data.questions["train"] if is_control(r) == control and r.id in accepted]
+
+
 def _prompted(run: Run, data: pipeline.Data, model: tuple, authored: list[Record], control: list[Record], step) -> list[inference.Prediction]:
     """The base model with examples of the same kind as the question, without and with Reasoning."""
-    train, accepted = data.questions["train"], pipeline.rationales(run)
+    accepted = pipeline.rationales(run)
     found = []
     for kind, asked in ((False, authored), (True, control)):
-        pool = [r for r in train if is_control(r) == kind and r.id in accepted]
         if not asked:
             continue
-        examples = shots(run, pool)
+        examples = shots(run, examples_for(run, data, kind))
         reasoned = [r.replace(reasoning=accepted[r.id]) for r in examples]
         free, _ = inference.all_stages(*model, [] if kind else asked, primary=asked if kind else (), shots=examples, progress=step)
         found += free

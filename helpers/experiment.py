@@ -14,7 +14,7 @@ from .evaluation import System
 from .files import UserError, read_json, read_object, whole_file, write_json, write_text
 from .progress import clock
 from .records import Record
-from .runtime import Run, gflops
+from .runtime import Run, device, gflops
 
 # Tokens an S-stage answer takes on average, measured on the default run (S1 18, S2 6, S4 28; with Reasoning 45 more).
 TOKENS = {"S1": 18, "S2": 8, "S3": 8, "S4": 30, "S5": 8}
@@ -98,7 +98,7 @@ def _rates(run: Run) -> tuple[float, float]:
     newest = (_rows(path) for path in _by_age(logs))
     trained = next((rates for rows in newest if (rates := [row["tokens_per_second"] for row in rows if "tokens_per_second" in row])), None)
     predicted = next((rate for path in _by_age(marks) if (rate := _rate(path))), None)
-    fallback = PER_GFLOPS * gflops() / _billions(run) if not (trained and predicted) else 0.0
+    fallback = PER_GFLOPS * gflops(device(run.profile.model.fp16_safe)) / _billions(run) if not (trained and predicted) else 0.0
     return statistics.median(trained) if trained else fallback, predicted or fallback
 
 

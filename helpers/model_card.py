@@ -6,7 +6,7 @@ from collections import Counter
 from numbers import Real
 from pathlib import Path
 
-from . import corpora, inference, prompts, studies
+from . import corpora, inference, models, prompts, studies
 from .files import Kind, UserError, misfit, read_lines, read_object, sha256
 from .records import TASKS
 from .results import DECODINGS
@@ -63,7 +63,7 @@ def card(run: Run, arm: str, seed: int, weights: str) -> str:
         "## Training data\n\n" + _data(run, arm),
         "## Recipe\n\n" + _recipe(run, arm, seed),
         "## Measured\n\n" + _measured(run, arm, seed),
-        "## Prompt format\n\n" + _prompt(run, arm, weights),
+        "## Prompt format\n\n" + _prompt(run, arm, seed, weights),
         "## Limits\n\n" + _limits(run, arm, weights),
     ]
     return _metadata(run, arm, weights) + "\n\n".join(parts) + "\n"
@@ -129,8 +129,7 @@ def _data(run: Run, arm: str) -> str:
 
 
 def _recipe(run: Run, arm: str, seed: int) -> str:
-    r, path = run.recipe, run.path("arms", arm, f"seed{seed}", "done.json")
-    done = read_object(path, steps=int, tokens_seen=int, precision=str, device=str) if path.exists() else {}
+    r, done = run.recipe, _trained(run, arm, seed)
     rows = {
         "method": "QLoRA (arXiv 2305.14314): base in NF4 with double quantisation, LoRA on " + " ".join(run.profile.model.lora_targets),
         "rank, alpha": f"{r.rank}, {r.alpha}",
@@ -180,7 +179,13 @@ def _interval(row: dict, unit: str) -> str:
     return f"{row['value']:.1f}{unit} [{row['low']:.1f}, {row['high']:.1f}]"
 
 
-def _prompt(run: Run, arm: str, weights: str) -> str:
+def _trained(run: Run, arm: str, seed: int) -> dict:
+    """What its training ended with; empty where that is not in the run folder any more."""
+    path = run.path("arms", arm, f"seed{seed}", "done.json")
+    return read_object(path, steps=int, tokens_seen=int, precision=str, device=str) if path.exists() else {}
+
+
+def _prompt(run: Run, arm: str, seed: int, weights: str) -> str:
     style, example = run.profile.model.prompt_style, next(r for r in corpora.questions() if r.split == "test")
     blocks = {
         "Translation": prompts.prompt(style, "translate", ja=example.ja),
@@ -192,12 +197,17 @@ def _prompt(run: Run, arm: str, weights: str) -> str:
     ending = {0: "", 1: ", in the last one with the line break"}.get(breaks, f", in the last one with its {breaks} line breaks")
     shown = "\n\n".join(f"{name}:\n\n```\n{text}\n```" for name, text in blocks.items())
     asked = '\n\nTo ask for Reasoning where the model writes none, begin the line after "English: …" with "Reasoning:".' if studies.reasons(arm) else ""
-    extra, load = "", 'model = AutoModelForCausalLM.from_pretrained("FOLDER")'
+    extra, kind, load = "", "AutoModelForCausalLM", 'model = AutoModelForCausalLM.from_pretrained("FOLDER")'
     if weights == "adapter":
-        load = f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base_name(run)}"), "FOLDER")'
+        base = f'"{base_name(run)}"'
+        # Of those with images the adapter is for the language model alone, as `models.pretrained` loads it; to others the names do not matter.
+        if run.profile.model.source == "hub" and _trained(run, arm, seed).get("model_class") == "Gemma3ForCausalLM":
+            kind, base = "Gemma3ForCausalLM", f'{base}, key_mapping={{r"{models.TEXT_PART}": "model."}}'
+        load = f'model = PeftModel.from_pretrained({kind}.from_pretrained({base}), "FOLDER")'
         extra = "from peft import PeftModel\n"
+    classes = ", ".join(sorted((kind, "AutoTokenizer")))
     code = (
-        f'{extra}from transformers import AutoModelForCausalLM, AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")\n{load}\n'
+        f'{extra}from transformers import {classes}\n\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")\n{load}\n'
         f"prompt = {blocks['Translate, then answer']!r}\n"
         f'inputs = tokenizer(prompt, return_tensors="pt")\n'
         f"output = model.generate(**inputs, max_new_tokens={run.recipe.multistep_budget}, do_sample=False)\n"

@@ -12,6 +12,8 @@ from .profiles import Profile
 from .runtime import Device, device
 
 TINY_VOCABULARY = 1024
+# What the names of the language model's weights begin with in Gemma 3 with images: on the hub, and in transformers 5.
+TEXT_PART = r"^(model\.)?language_model\.(model\.)?"
 
 
 def local_folder(profile: Profile, say: Callable[[str], None] = print) -> str:
@@ -110,7 +112,7 @@ def load_base(profile: Profile, here: Device | None = None, say: Callable[[str],
     fp16 overflows in the eager one. Raises `UserError` when the hub model cannot be loaded.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     here = here or device(profile.model.fp16_safe)
     quantisation = BitsAndBytesConfig(
@@ -121,14 +123,13 @@ def load_base(profile: Profile, here: Device | None = None, say: Callable[[str],
     )
     model = _hub(
         profile,
-        lambda: AutoModelForCausalLM.from_pretrained(
+        lambda: pretrained(
             local_folder(profile, say),
             quantization_config=quantisation,
             # Under accelerate's launcher each process has a GPU of its own.
             device_map={"": int(os.environ.get("LOCAL_RANK", 0)) if here.kind == "cuda" else "cpu"},
             dtype=here.dtype,
             attn_implementation="sdpa",
-            trust_remote_code=False,
             # Never a pickle.
             use_safetensors=True,
         ),
@@ -143,6 +144,18 @@ def load_base(profile: Profile, here: Device | None = None, say: Callable[[str],
     if here.kind == "cuda":
         torch.cuda.reset_peak_memory_stats()
     return model
+
+
+def pretrained(place: str, **options):
+    """The language model of a folder or hub id, by `from_pretrained`: of Gemma 3 with images, without the vision tower, which adapters would reach into."""
+    from transformers import AutoConfig, AutoModelForCausalLM, Gemma3ForCausalLM
+
+    if AutoConfig.from_pretrained(place, trust_remote_code=False).model_type == "gemma3":
+        model = Gemma3ForCausalLM.from_pretrained(place, key_mapping={TEXT_PART: "model."}, trust_remote_code=False, **options)
+        # Or saving would give the weights their old names back, which a language model alone is not loaded from.
+        model._weight_conversions = None
+        return model
+    return AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False, **options)
 
 
 def add_adapter(model, profile: Profile):
@@ -169,17 +182,31 @@ def dense(model):
     return model.dequantize()
 
 
+def _has_room(model) -> bool:
+    """Whether the model's weights, written out, leave a third of the GPU's memory to the rest; on a CPU they are taken to."""
+    return model.device.type != "cuda" or model.num_parameters() * model.dtype.itemsize <= 2 / 3 * _gpu_bytes()
+
+
+def _gpu_bytes() -> int:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory
+
+
 def load_for_inference(
     profile: Profile, adapter: str | Path | None = None, say: Callable[[str], None] = print, merge: bool = True
 ):
     """The model for generation: NF4 weights de-quantised once, the adapter merged into them, in eval mode.
 
-    Base and tuned arms hence share the same rounded weights. Without `merge` the weights stay in NF4 and the adapter beside them: less memory,
-    slower on a CPU. Raises `UserError` when the adapter folder is not whole.
+    Base and tuned arms hence share the same rounded weights. Without `merge`, and where the GPU has no room for that (of a T4, Llama 3 8B and
+    Gemma 3 4B), the weights stay in NF4 and the adapter beside them: less memory, slower. Raises `UserError` when the adapter folder is not whole.
     """
     from peft import PeftModel
 
     model = load_base(profile, say=say)
+    if merge and not _has_room(model):
+        say("The weights stay in NF4: written out, they would leave this GPU too little memory.")
+        merge = False
     if merge:
         model = dense(model)
     if adapter is not None:

@@ -109,7 +109,8 @@ def _train_whole(run: Run, data: Data, arm: str, questions: list[Record], keys: 
     plain = training.plan(run.recipe, data.pairs["train"], arm_questions(run, data, studies.BASELINE))
     shares = order.shared_steps and order.steps == plain.steps
     with_whom = "shared with the other arms" if shares else f"its own, for {studies.BASELINE} has {plain.steps} steps"
-    say(f"Arm {arm}: {order.steps} steps, of which {order.shared_steps} on sentence pairs are {with_whom}.")
+    alone = f"of which {order.shared_steps} on sentence pairs are {with_whom}" if order.shared_steps else "with sentence pairs and questions mixed from the start"
+    say(f"Arm {arm}: {order.steps} steps, {alone}.")
     progress = view(order.steps)
     if shares and checkpoints.last_checkpoint(folder) is None:
         with bootstrap.lock(_lock_of(shared), f"{short(shared)}: another notebook or command is training this part; waiting for it …"):

@@ -164,7 +164,7 @@ PROFILES: dict[str, Profile] = {
             _T4,
         ),
         # Pretrained models, trained on the plain prompt, and their chat versions, in the prompt style of their family. Names and licences: their
-        # model cards. Gemma 3 4B is not here: AutoModelForCausalLM gives it its vision tower, whose q_proj, k_proj and v_proj match the LoRA targets.
+        # model cards.
         *(
             Profile(
                 name,
@@ -184,6 +184,8 @@ PROFILES: dict[str, Profile] = {
                 ("llama-3-8b-instruct", "meta-llama/Meta-Llama-3-8B-Instruct", "llama-3", "Meta Llama 3 Community License"),
                 ("gemma3-1b", "google/gemma-3-1b-pt", "text", "Gemma Terms of Use"),
                 ("gemma3-1b-it", "google/gemma-3-1b-it", "gemma", "Gemma Terms of Use"),
+                ("gemma3-4b", "google/gemma-3-4b-pt", "text", "Gemma Terms of Use"),
+                ("gemma3-4b-it", "google/gemma-3-4b-it", "gemma", "Gemma Terms of Use"),
                 ("qwen2.5-1.5b", "Qwen/Qwen2.5-1.5B", "text", "Apache-2.0"),
                 ("qwen2.5-1.5b-instruct", "Qwen/Qwen2.5-1.5B-Instruct", "qwen-2.5", "Apache-2.0"),
                 ("qwen2.5-3b", "Qwen/Qwen2.5-3B", "text", "Qwen Research License"),

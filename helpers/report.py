@@ -345,8 +345,8 @@ def _overview(results: Results) -> tuple[tuple[str, ...], list[tuple]]:
         values = [own[arm, stage, s] for s in sets for stage in PRIMARY]
         sizes |= {f"{r['stage']}, {r['set']}": r["n"] for r in values}
         formed = own[arm, "S4", "authored"]
-        rows.append((arm, *map(_percent, values), f"{formed['well_formed']:.1f} %", f"{formed['truncated']:.1f} % ({formed['looped']:.1f})"))
-    return ("Exact match, %", *(f"{name} (n={n})" for name, n in sizes.items()), "S4 well-formed, authored", "S4 cut off (of it in a loop), authored"), rows
+        rows.append((arm, *map(_percent, values), f"{formed['well_formed']:.1f} %", f"{formed['truncated']:.1f} % ({formed['looped']:.1f} %)"))
+    return ("Exact match, %", *(f"{name} (n={n})" for name, n in sizes.items()), "S4 well-formed, authored", "S4 cut off (in a loop), authored"), rows
 
 
 def _percent(row: dict) -> str:
@@ -475,8 +475,7 @@ def _markdown(block: tuple, paths: dict) -> str:
         return f"Made with `{text}`."
     if kind == "figure":
         # Brackets would end the text of the image.
-        alt = html.escape(_alt(block, paths), quote=False).translate(str.maketrans("[]", "()"))
-        return f"![{alt}](figures/{paths[block[1]][0].name})" if block[1] in paths else ""
+        return f"![{_cell(_alt(block, paths).translate(str.maketrans('[]', '()')))}](figures/{paths[block[1]][0].name})" if block[1] in paths else ""
     if kind == "link":
         return f"[{text}]({block[2]})"
     if kind == "table":
@@ -487,7 +486,7 @@ def _markdown(block: tuple, paths: dict) -> str:
 
 def _alt(block: tuple, paths: dict) -> str:
     """What a figure shows, then its numbers: the caption of its block and the alternative text it was drawn with."""
-    return f"{block[2]}. {paths[block[1]][2]}" if block[1] in paths else ""
+    return f"{block[2]}. {paths[block[1]][2]}"
 
 
 def _cell(value: object) -> str:

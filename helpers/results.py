@@ -189,7 +189,7 @@ def _stages(arms: dict[str, list[_Scored]], sets: dict[str, set[str]]) -> Iterab
 
 
 def _looped(rows: Sequence[dict]) -> float:
-    """Percent of the rows that were cut off while they repeated themselves: no budget would have been enough."""
+    """Percent of the rows that were cut off while they repeated themselves, so that a larger budget would hardly have helped."""
     return round(100 * sum(r["truncated"] and answers.ends_in_a_loop(r["text"]) for r in rows) / max(1, len(rows)), 1)
 
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,13 +148,10 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9
 
 
-def gflops(size: int = 1024, times: int = 6) -> float:
-    """GFLOP/s at which this machine multiplies `size` × `size` matrices in the precision that it trains in: the best of so many `times`."""
-    import time
-
+def gflops(here: Device, size: int = 1024, times: int = 6) -> float:
+    """GFLOP/s at which `here` multiplies `size` × `size` matrices in the precision that it trains in: the best of so many `times`."""
     import torch
 
-    here = device()
     matrix = torch.ones(size, size, dtype=here.dtype, device=here.kind)
     best = float("inf")
     for _ in range(times):

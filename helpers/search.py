@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import answers, assembly, decoding, evaluation, inference, models, pipeline, runtime, scoring, studies
+from . import answers, assembly, decoding, evaluation, inference, models, pipeline, prompts, runtime, scoring, studies
 from .files import ROOT, UserError, read_object, read_toml, write_json, write_text
 from .profiles import Recipe
 from .records import Record
@@ -54,8 +54,8 @@ def load(name: str | Path) -> Search:
     for variant, settings in variants.items():
         for field, value in settings.items():
             if field == "seed" or field not in types or (type(value) is not types[field] and (types[field], type(value)) != (float, int)):
-                of_recipe = "" if arm == BASE else "a field of the recipe other than seed, or "
-                raise UserError(f"{path}, [variants.{variant}] {field}: expected {of_recipe}{', '.join(DECODING)}, with a value of its kind.")
+                wanted = "a field of the recipe other than seed, or" if arm != BASE else "of the base model, which is not trained,"
+                raise UserError(f"{path}, [variants.{variant}] {field}: expected {wanted} {', '.join(DECODING)}, with a value of its kind, found {value!r}.")
         _check_decoding(settings, lambda field, expected, variant=variant: UserError(f"{path}, [variants.{variant}] {field}: expected {expected}."))
         recipe = {k: v for k, v in settings.items() if k not in DECODING}
         studies.check_recipe(recipe, lambda field, expected, variant=variant: UserError(f"{path}, [variants.{variant}], {field}: expected {expected}."))
@@ -72,7 +72,7 @@ def load(name: str | Path) -> Search:
 
 
 def _check_decoding(settings: dict, bad: Callable[[str, str], UserError]) -> None:
-    shots, draw, samples, temperature = ({**DECODING, **settings}[k] for k in DECODING)
+    shots, draw, samples, temperature = ({**DECODING, **settings}[k] for k in ("shots", "draw", "samples", "temperature"))
     if shots < 0:
         raise bad("shots", "a number of examples from 0")
     if draw < 0 or ("draw" in settings and not shots):
@@ -91,7 +91,7 @@ def execute(
     search: Search, *, profile: str = "auto", view: pipeline.View = lambda steps: lambda row: None, say: Callable[[str], None] = print,
     kept: Path | None = None,
 ) -> list[dict]:
-    """Train and decode each variant on the dev set, a row each; goes on where it stopped, or from the variants in the file `kept`, brought up to date.
+    """Train (of the base model: prompt) and decode each variant on the dev set, a row each; goes on where it stopped, or from the variants in the file `kept`, brought up to date.
 
     Data and rationales are made once; variants that differ in decoding alone share an adapter. What was measured with the same data and settings
     is kept, of older code too. Raises `UserError`.
@@ -127,8 +127,9 @@ def execute(
 
 
 def _made_from(run: Run, data: pipeline.Data, search: Search) -> list[str]:
-    trained = pipeline.training_key(run, data, search.arm) if search.arm != BASE else ""
-    return [trained, *assembly.hashes(*(Path(m.__file__) for m in (decoding, inference)))]
+    if search.arm == BASE:
+        return assembly.hashes(*(Path(m.__file__) for m in (decoding, inference, evaluation, models, prompts)))
+    return [pipeline.training_key(run, data, search.arm), *assembly.hashes(*(Path(m.__file__) for m in (decoding, inference)))]
 
 
 def _folder(home: Run, search: Search, settings: dict) -> Run:
@@ -155,7 +156,11 @@ def _measure(run: Run, data: pipeline.Data, folder: Path | None, arm: str, setti
     model = models.load_for_inference(run.profile, folder / "adapter" if folder else None)
     questions, pairs = data.questions["dev"], data.pairs["dev"]
     drawn = dataclasses.replace(run, profile=run.profile.replace(few_shot=settings["shots"])).with_seed(run.recipe.seed + settings["draw"])
-    shots = evaluation.shots(drawn, data.questions["train"])
+    # A study's control problems get examples of their own kind; a search has one prompt for all, and takes the authored ones.
+    pool = evaluation.examples_for(run, data, control=False) if folder is None else data.questions["train"]
+    if settings["shots"] > len(pool):
+        raise UserError(f"{settings['shots']} shots: there are {len(pool)} training questions to take them from.")
+    shots = evaluation.shots(drawn, pool)
     asked = folder is not None and studies.reasons(arm)
     common: dict[str, object] = {"n": len(questions)}
     if folder:

@@ -517,5 +517,6 @@ def _finish(trainer, profile: Profile, folder: Path, steps: int, here: Device) -
             # peft's empty card, which names the model's folder on this machine; `export` writes a real one.
             (temporary / "README.md").unlink(missing_ok=True)
         facts = {"steps": steps, "tokens_seen": trainer.tokens_seen, "peak_memory_gb": peak_memory_gb()}
+        facts["model_class"] = type(trainer.model.get_base_model()).__name__
         write_json(folder / "done.json", facts | {"device": here.name if here.kind == "cuda" else "CPU", "precision": here.dtype_name})
     accelerator.wait_for_everyone()

@@ -253,7 +253,7 @@ def run(tmp_path_factory):
         for other in ("other", "opened"):
             (run.folder.parent / other).mkdir()
         # Measured once: what is read is under test here, not the processor.
-        patch.setattr(experiment, "gflops", lambda: 100.0)
+        patch.setattr(experiment, "gflops", lambda here: 100.0)
         yield run
 
 

@@ -35,6 +35,7 @@ from helpers import (
     runtime,
     studies,
 )
+from tests.test_families import with_images
 
 FAMILIES = ["tiny", "tiny-phi", "tiny-phi3"]
 TOKEN = "hf_" + "secret" * 5
@@ -216,6 +217,34 @@ def test_the_card_s_program_runs_and_writes_what_the_model_does(one, tmp_path, f
     model, tokenizer = models.load_for_inference(profile, one.adapter), models.load_tokenizer(profile)
     (expected,) = inference.generate(model, tokenizer, profile, [eval(prompt)], profile.recipe.multistep_budget)
     assert expected.text and out.getvalue().strip() == expected.text
+
+
+def test_the_program_on_an_adapter_s_card_puts_it_on_the_language_model_of_a_base_with_images(tmp_path, fp32):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    tiny, base = profiles.choose("tiny"), tmp_path / "base"
+    tokenizer = models.load_tokenizer(tiny)
+    tokenizer.save_pretrained(base)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(with_images(sizes | {"vocab_size": len(tokenizer), "pad_token_id": 0, "initializer_range": 0.2})).save_pretrained(base)
+    profile = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, source="hub", identifier=str(base)))
+    run = runtime.Run(tmp_path / "run", profile, studies.load("quick"))
+    folder = run.path("arms", "reasoned-33", "seed1")
+    make_adapter(profile, folder / "adapter")
+    files.write_json(folder / "done.json", {"steps": 1, "tokens_seen": 1, "precision": "float32", "device": "CPU", "model_class": "Gemma3ForCausalLM"})
+    said: dict = {}
+    with export.adapter_folder(export.find(run, "reasoned-33")) as made, contextlib.redirect_stdout(io.StringIO()):
+        code = python_block((made / "README.md").read_text(encoding="utf-8"))
+        exec(code.replace("FOLDER", str(made)).replace('"base"', f'"{base}"'), said)
+    ids = torch.randint(6, 200, (1, 9))
+    expected = PeftModel.from_pretrained(models.pretrained(str(base)), str(folder / "adapter")).eval()
+    with torch.no_grad():
+        assert torch.allclose(said["model"](input_ids=ids).logits, expected(input_ids=ids).logits, atol=1e-5)
+        with expected.disable_adapter():
+            assert not torch.allclose(said["model"](input_ids=ids).logits, expected(input_ids=ids).logits, atol=1e-2)
 
 
 def test_the_card_has_the_numbers_of_its_arm_and_seed_and_no_other(one):

@@ -16,6 +16,8 @@ FAMILIES = {
     "phi-4-mini": ("phi3", "phi-4", SHARED | {"tie_word_embeddings": True, "partial_rotary_factor": 0.75}),
     "llama-3": ("llama", "text", SHARED),
     "gemma-3": ("gemma3_text", "text", SHARED | {"head_dim": 32, "tie_word_embeddings": True}),
+    # With a vision tower, which is left out.
+    "gemma-3-images": ("gemma3", "gemma", SHARED | {"head_dim": 32}),
     "qwen2.5": ("qwen2", "text", SHARED | {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", "text", SHARED | {"head_dim": 64, "tie_word_embeddings": True}),
 }
@@ -29,7 +31,7 @@ def family(request, tmp_path_factory) -> Profile:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    family, style, more = FAMILIES[request.param]
+    kind, style, more = FAMILIES[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = chat_tokenizers.make(style) if style in chat_tokenizers.FAMILIES else models.load_tokenizer(profiles.choose("tiny"))
     tokenizer.save_pretrained(folder)
@@ -37,9 +39,18 @@ def family(request, tmp_path_factory) -> Profile:
     sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2}
     sizes |= {f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("pad", "eos", "bos")}
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes | more)).save_pretrained(folder)
+    config = AutoConfig.for_model(kind, **sizes | more) if kind != "gemma3" else with_images(sizes | more)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    family = "gemma3_text" if kind == "gemma3" else kind
     model = Model("hub", str(folder), style, architectures.TARGETS[family], "Apache-2.0", fp16_safe=family != "gemma3_text")
     return Profile(request.param, model, profiles.choose("tiny").recipe)
+
+
+def with_images(text: dict):
+    from transformers import AutoConfig
+
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    return AutoConfig.for_model("gemma3", text_config=text, vision_config=vision, image_token_id=text["vocab_size"] - 1, initializer_range=0.2)
 
 
 def examples(profile: Profile, pairs):
@@ -147,15 +158,25 @@ def test_every_profile_of_the_hub_has_the_family_s_targets_and_a_style_for_its_k
             assert runtime.Device("cuda", "Tesla T4", (7, 5), model.fp16_safe).dtype_name == ("float16" if model.fp16_safe else "float32")
 
 
-def test_gemma_3_with_images_has_no_profile_because_the_targets_would_reach_into_its_vision_tower():
+def test_of_gemma_3_with_images_the_language_model_alone_is_loaded_with_its_weights(tmp_path, fp32):
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
 
-    assert not any("gemma-3-4b" in p.model.identifier for p in PROFILES.values())
-    shared = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = shared | {"model_type": "gemma3_text", "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 300, "pad_token_id": 0}
-    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=shared | {"image_size": 28, "patch_size": 14}, image_token_id=299)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    reached = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n.split(".")[-1] in architectures.TARGETS["gemma3_text"]}
-    assert any("vision_tower" in n for n in reached) and any("language_model" in n for n in reached)
+    text = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    torch.manual_seed(0)
+    whole = AutoModelForCausalLM.from_config(with_images(text | {"head_dim": 32, "pad_token_id": 0, "initializer_range": 0.2})).eval()
+    reached = {n for n, m in whole.named_modules() if isinstance(m, torch.nn.Linear) and n.split(".")[-1] in architectures.TARGETS["gemma3_text"]}
+    assert any("vision_tower" in n for n in reached), "what the adapters would go to"
+    # Saved under the names that the hub has, and under those of transformers 5.
+    whole.save_pretrained(tmp_path / "hub")
+    whole.save_pretrained(tmp_path / "now", save_original_format=False)
+    names = {place: set(load_file(tmp_path / place / "model.safetensors")) for place in ("hub", "now")}
+    assert "language_model.model.embed_tokens.weight" in names["hub"] and "model.language_model.embed_tokens.weight" in names["now"]
+    ids = torch.randint(1, 299, (2, 9))
+    with torch.no_grad():
+        expected = whole(input_ids=ids).logits
+        for place in names:
+            found = models.pretrained(str(tmp_path / place)).eval()
+            assert not any("vision" in n for n, _ in found.named_modules())
+            assert torch.allclose(found(input_ids=ids).logits, expected, atol=1e-5), place

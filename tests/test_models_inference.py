@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,6 +41,24 @@ def test_merged_dense_model_equals_the_quantised_one_with_its_adapter(tiny, tmp_
     tolerance = 2e-4 if expected.dtype == found.dtype == merged.dtype else 5e-2
     assert (expected - found).abs().max() < tolerance
     assert (plain - found).abs().max() > 10 * tolerance, "the adapter matters"
+
+
+def test_weights_stay_in_nf4_where_a_gpu_has_no_room_for_them(tiny, monkeypatch):
+    import bitsandbytes as bnb
+    import torch
+
+    monkeypatch.setattr(models, "_gpu_bytes", lambda: 15.8e9)
+    there = SimpleNamespace(type="cuda")
+    sizes = {"phi-2": (2.78e9, True), "phi-3-mini-4k": (3.82e9, True), "qwen3-4b": (4.02e9, True), "llama-3-8b": (8.03e9, False), "gemma3-4b": (3.88e9, False), "gemma3-1b": (1e9, True)}
+    for name, (parameters, fits) in sizes.items():
+        dtype = torch.float16 if profiles.choose(name).model.fp16_safe else torch.float32
+        assert models._has_room(SimpleNamespace(device=there, dtype=dtype, num_parameters=lambda n=parameters: n)) == fits, name
+    base = models.load_base(tiny)
+    assert models._has_room(base) and base.num_parameters() == sum(p.numel() for p in models.dense(base).parameters()), "of NF4 two to a byte"
+    said = []
+    monkeypatch.setattr(models, "_has_room", lambda model: False)
+    kept = models.load_for_inference(tiny, say=said.append)
+    assert any(isinstance(m, bnb.nn.Linear4bit) for m in kept.modules()) and "stay in NF4" in said[-1]
 
 
 def test_an_adapter_that_is_missing_or_of_another_model_is_refused(tiny, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -21,6 +22,8 @@ plain-token-matched = [0, 1]
 control_test = 60
 """
 AUTHORED, CONTROL = 40, 60
+# Questions whose answers are cut off, and whose texts repeat themselves: one of them is both.
+CUT_OFF, LOOPS = (0, 1), (1, 2)
 
 
 @pytest.fixture
@@ -50,8 +53,8 @@ def write(run, data, name, seed, right, english="This is the sentence number {} 
         for stage in ("S2", "S4") if control else ("S1", "S2", "S3", "S4", "S5"):
             for how in asked if stage in ("S2", "S3", "S4") else (False,):
                 answer = record.answer if right(stage, how, i, control) else "Nothing"
-                rows.append({"id": record.id, "stage": stage, "asked": how, "prompt_english": "", "text": "and so " * 9 if i == 0 else "", "english": record.en,
-                             "reasoning": "Because." if how else "", "answer": answer, "well_formed": True, "truncated": i == 0, "tokens": 5})  # fmt: skip
+                rows.append({"id": record.id, "stage": stage, "asked": how, "prompt_english": "", "text": "and so " * 9 * (i in LOOPS), "english": record.en,
+                             "reasoning": "Because." if how else "", "answer": answer, "well_formed": True, "truncated": i in CUT_OFF, "tokens": 5})  # fmt: skip
     systems = ("base zero-shot", "base few-shot") if name == "base" else (name,)
     pairs = [{"system": s, "id": p.id, "english": english.format(i), "truncated": False, "tokens": 4} for s in systems for i, p in enumerate(data.pairs["test"])]
     for file, content in (("questions.jsonl", rows), ("translation.jsonl", pairs)):
@@ -76,7 +79,8 @@ def test_tables_hold_what_the_predictions_say(run, data):
     assert stages["reasoned-33", "asked", "control", "S4"]["value"] == pytest.approx(75)
     assert stages["reasoned-33", "free", "control", "S4"]["value"] == pytest.approx(25), "left alone it does not"
     assert stages["plain", "free", "all", "S4"]["n"] == AUTHORED + CONTROL
-    assert stages["plain", "free", "authored", "S4"]["truncated"] == pytest.approx(100 / AUTHORED)
+    assert stages["plain", "free", "authored", "S4"]["truncated"] == pytest.approx(100 * 2 / AUTHORED)
+    assert stages["plain", "free", "authored", "S4"]["looped"] == pytest.approx(100 / AUTHORED), "cut off in a loop: one of two"
     assert {k for k, r in stages.items() if r["own"] and k[0] == "reasoned-33"} == {
         ("reasoned-33", "asked", s, st) for s in ("all", "authored", "control") for st in ("S2", "S3", "S4") if s == "authored" or st != "S3"
     } | {("reasoned-33", "free", "authored", "S5")}, "S5 has no asked form"
@@ -213,8 +217,8 @@ def test_a_difference_whose_interval_leaves_out_zero_is_not_called_none_without_
 def test_the_page_shows_how_answers_to_the_authored_questions_are_formed(run, data):
     study(run, data, gain=1)
     head, rows = report._overview(results.results(run, data))
-    # One answer of each set is cut off: 1 in 40, 1 in 60, 2 in 100 of both.
-    assert head[-1].startswith("S4 cut off") and {r[-1] for r in rows} == {"2.5 % (2.5)"} and "S4, control (n=60)" in head
+    # Of each set two answers are cut off, one of them in a loop: 2 and 1 in 40.
+    assert head[-1].startswith("S4 cut off") and {r[-1] for r in rows} == {"5.0 % (2.5 %)"} and "S4, control (n=60)" in head
 
 
 def controlled(run, data, shuffled_gain):
@@ -328,3 +332,8 @@ def test_the_report_says_what_the_tables_hold_and_shows_text(run, data, control)
         assert f"## {heading}" in details
     assert "| Against plain | chrF++ points | p | p (Holm) | Seeds |" in details and "S2, fact (n=20)" in details and "| reasoned-33 | 100.0 [100.0, 100.0] n=12 | 100.0 |" in details
     assert "forest.png" in page and "forest_all.png" not in details, "16 rows, of two seeds each: all are on the page"
+    alts = {name: alt for alt, name in re.findall(r"!\[(.*?)\]\(figures/(\w+)\.png\)", page + details)}
+    s4 = next(r["value"] for r in found.stages if r["arm"] == "plain" and r["stage"] == "S4" and r["set"] == "authored")
+    assert f"plain, S4: {s4:.1f} %" in alts["stages"] and f"plain, S4: {s4:.1f} %" in shown, "a figure says its numbers to who cannot see it"
+    assert alts["forest"].startswith("Paired differences") and f"{report.primary(found)[0]['value']:+.1f}".replace("-", "\N{MINUS SIGN}") in alts["forest"]
+    assert len(alts) == page.count("![") + details.count("![") and not any("[" in alt for alt in alts.values())

@@ -5,10 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from helpers import corpora, evaluation, files, inference, pipeline, profiles, records, runtime, search
+from helpers import (
+    assembly,
+    corpora,
+    decoding,
+    evaluation,
+    files,
+    inference,
+    models,
+    pipeline,
+    profiles,
+    prompts,
+    records,
+    runtime,
+    search,
+)
 
 FILE = """about = "A tiny one."
 arm = "reasoned-33"
@@ -31,7 +46,8 @@ def test_the_search_that_ships_changes_one_thing_at_a_time():
     assert found.variants[0] == ("as-it-is", {}) and len(found.variants) >= 8
     base = search.load("base")
     assert base.arm == "base" and base.variants[0] == ("three-shot", {"shots": profiles.choose("gemma3-270m").recipe.few_shot})
-    assert len({name for name, _ in found.variants}) == len({json.dumps(s) for _, s in found.variants})
+    for one in (found, base):
+        assert len({name for name, _ in one.variants}) == len({json.dumps(s) for _, s in one.variants}) == len(one.variants)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +67,7 @@ def test_the_search_that_ships_changes_one_thing_at_a_time():
         ("[variants.a]\ntemperature = 0.9", "temperature: expected samples above 1 beside it"),
         ("[variants.a]\ndraw = 1", "draw: expected a number from 0, and shots above 0"),
         ("[variants.a]\ndraw = -1\nshots = 2", "draw: expected a number from 0"),
-        ("arm = 'base'\n[variants.a]\nrank = 4", r"rank: expected shots, draw, samples, temperature, with"),
+        ("arm = 'base'\n[variants.a]\nrank = 4", r"rank: expected of the base model, which is not trained, shots, draw, samples, temperature, with a value of its kind, found 4"),
         ("arm = 'nobody'\n[variants.a]", "arm: expected base, "),
     ],
 )
@@ -86,18 +102,25 @@ def corpus(monkeypatch, tmp_path, pairs):
 
 @pytest.mark.slow
 def test_a_search_over_the_prompts_of_the_base_model_trains_nothing(tmp_path, monkeypatch, corpus):
-    text = "arm = 'base'\n[variants.none]\n[variants.two]\nshots = 2\n[variants.two-others]\nshots = 2\ndraw = 1\n"
+    text = "arm = 'base'\n[variants.none]\nshots = 0\n[variants.two]\nshots = 2\n[variants.two-others]\nshots = 2\ndraw = 1\n"
     monkeypatch.setattr(pipeline, "train_arm", lambda *a, **k: pytest.fail("nothing to train"))
-    prompts_seen, stages = [], inference.all_stages
-    monkeypatch.setattr(inference, "all_stages", lambda *a, **k: prompts_seen.append([r.id for r in k["shots"]]) or stages(*a, **k))
+    questions, sentences, stages, translate = [], [], inference.all_stages, inference.translate
+    monkeypatch.setattr(inference, "all_stages", lambda *a, **k: questions.append([r.id for r in k["shots"]]) or stages(*a, **k))
+    monkeypatch.setattr(inference, "translate", lambda *a, **k: sentences.append([r.id for r in k.get("shots", ())]) or translate(*a, **k))
     rows = search.execute(search.load(write(tmp_path, text)), profile="tiny", say=lambda line: None)
     assert [r["variant"] for r in rows] == ["none", "two", "two-others"] and {r["decoding"] for r in rows} == {"free"}
-    assert [len(ids) for ids in prompts_seen] == [0, 2, 2] and prompts_seen[1] != prompts_seen[2]
+    assert [len(ids) for ids in questions] == [len(ids) for ids in sentences] == [0, 2, 2]
+    assert questions[1] != questions[2] and sentences[1] != sentences[2]
     run = runtime.open_run("search-tiny", "tiny", study="quick")
-    used = evaluation.shots(dataclasses.replace(run, profile=run.profile.replace(few_shot=2)), pipeline.load(run).questions["train"])
-    assert prompts_seen[1] == [r.id for r in used], "the first draw is the one that a run uses"
+    run = dataclasses.replace(run, profile=run.profile.replace(few_shot=2))
+    evaluation.predict(run, pipeline.load(run), some=evaluation.systems(run)[:1], say=lambda line: None)
+    assert questions[3] == questions[1] and sentences[-1] == sentences[1], "the first draw is the one that a run uses"
     assert all("dev_answer_loss" not in r and "chrf" in r for r in rows)
     assert (tmp_path / "runs" / "search-tiny" / "search.md").read_text(encoding="utf-8").count("\n| ") == 1 + 1 + 3
+    known = json.loads((tmp_path / "runs" / "search-tiny" / "search.json").read_text(encoding="utf-8"))
+    assert known["two"]["made_from"] == assembly.hashes(*(Path(m.__file__) for m in (decoding, inference, evaluation, models, prompts)))
+    with pytest.raises(files.UserError, match="999 shots: there are 16 training questions"):
+        search.execute(search.load(write(tmp_path, "arm = 'base'\n[variants.many]\nshots = 999\n")), profile="tiny", say=lambda line: None)
 
 
 @pytest.mark.slow

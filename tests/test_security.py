@@ -290,6 +290,17 @@ def test_blocks_of_the_report_show_payloads_as_text():
     assert set(cells) == {len(XSS) + 2}, "no cell breaks the table"
 
 
+def test_alternative_text_of_a_figure_shows_payloads_as_text(tmp_path):
+    (tmp_path / "f.png").write_bytes(b"png")
+    for payload in (*XSS, "a `b", "end \\", "two\n\nparagraphs", "](x)"):
+        paths = {"f": (tmp_path / "f.png", tmp_path / "f.svg", payload)}
+        shown = report._html(("figure", "f", "Caption"), paths)
+        assert shown.count("<") == 3 and shown.count('"') == 4, "a paragraph with an image, of two attributes"
+        page = report._markdown(("figure", "f", "Caption"), paths)
+        assert page.startswith("![Caption. ") and page.endswith("](figures/f.png)") and "\n" not in page and not re.search(r"<[a-zA-Z/!]", page)
+        assert page.count("](") == 1 and not re.search(r"(?<!\\)(\\\\)*`", page), "the image ends where it should"
+
+
 # A study with secrets around it, and payloads in its predictions
 
 SECRETS = {"HF_TOKEN": "hf_sentinelQx7w2Zp9", "OPENAI_API_KEY": "sk-sentinel-4b1d8e", "AWS_SECRET_ACCESS_KEY": "aws-sentinel-77aa", "BONSAI_SENTINEL": "env-sentinel-51c0"}
