@@ -94,7 +94,7 @@ def table(result: dict) -> str:
         other = own and row["name"] != "ours"
         times, same = (f"{own / row['tokens_per_second']:.1f} ×", f"{row['same']:.0f} %") if other else ("", "")
         lines.append(f"| {VARIANTS[row['name']]} | {row['prompts']} | {row['tokens_per_second']:.0f} | {times} | {row['peak_gb']:.1f} | {same} |")
-    return "\n".join([*lines, "", "Loading is not timed. Where the adapter stays beside NF4, sums are rounded elsewhere than in merged weights, so that some texts part."]) + "\n"
+    return "\n".join([*lines, "", "Loading is not timed. Each way rounds its sums elsewhere (of bfloat16, or of Q8_0), so that some texts part; in float32 transformers writes what this project does (tests/test_export.py)."]) + "\n"
 
 
 def _data(run: Run, count: int) -> list[tuple[str, Record]]:

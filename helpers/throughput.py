@@ -39,7 +39,7 @@ def measure(
 ) -> dict:
     """Real (non-padding) tokens a second and peak memory (GB = 10⁹ bytes) of each variant (all that are `available`), the first step left out.
 
-    Half sentence pairs, half questions with their rationale as the question phase has them: in one call and, as many, from English or straight from Japanese. With `folder`, `training.json` and `training.md` are written there.
+    The examples are the recipe's in miniature: sentence pairs and questions in its proportion, a rationale on its fraction of the questions. With `folder`, `training.json` and `training.md` are written there.
     Raises `UserError`, also for fewer than two steps.
     """
     if steps < 2:
@@ -98,10 +98,14 @@ def _order(profile: Profile, steps: int) -> training.Plan:
         pairs = [Record(f"p{i}", "translate", r.ja, r.en) for i, r in enumerate(questions)]
     else:
         pairs = corpora.tatoeba(lambda text: None)
-    draw, half = random.Random(0), whole // 2
     # Each question comes twice.
-    mixed = dataclasses.replace(profile.recipe, replay_pairs=half, question_epochs=1)
-    return training.plan(mixed, draw.sample(pairs, half), draw.sample(questions, (whole - half + 1) // 2))
+    recipe, draw = profile.recipe, random.Random(0)
+    of_pairs = round(whole * recipe.train_pairs / (recipe.train_pairs + 2 * len(questions)))
+    chosen = draw.sample(questions, (whole - of_pairs + 1) // 2)
+    reasoned = round(recipe.reasoning_fraction * len(chosen))
+    chosen = [r if i < reasoned else r.replace(reasoning="") for i, r in enumerate(chosen)]
+    mixed = dataclasses.replace(recipe, replay_pairs=of_pairs, question_epochs=1)
+    return training.plan(mixed, draw.sample(pairs, of_pairs), chosen)
 
 
 def _ours(profile: Profile, steps: int) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 
 import pytest
@@ -14,10 +15,16 @@ def test_ours_trains_as_many_steps_as_were_asked_for(steps, monkeypatch):
     asked = []
     monkeypatch.setattr(training, "train", lambda profile, order, *a, **k: asked.append(order))
     monkeypatch.setattr(throughput.checkpoints, "read_log", lambda path: [{"tokens_per_second": 1.0, "tokens_seen": n, "target_tokens_seen": n} for n in range(2)])
-    throughput._ours(profiles.choose("tiny"), steps)
+    profile = profiles.choose("gemma3-270m").replace(batch_size=4, accumulation=2)
+    tiny = dataclasses.replace(profile, model=profiles.choose("tiny").model)
+    throughput._ours(tiny, steps)
     assert asked[0].steps == steps and len(asked[0].items) == steps * asked[0].batch
     stages = [stage for stage, _ in asked[0].items]
-    assert abs(stages.count("translate") - len(stages) / 2) <= 1 and abs(stages.count("multistep") - len(stages) / 4) <= 1
+    questions = sum(r.split == "train" for r in throughput.corpora.questions())
+    share = profile.recipe.train_pairs / (profile.recipe.train_pairs + 2 * questions)
+    assert abs(stages.count("translate") - share * len(stages)) <= 1.5, "of the default run's examples, 64 % are sentence pairs"
+    asked_once = {r.id: bool(r.reasoning) for stage, r in asked[0].items if stage != "translate"}
+    assert abs(sum(asked_once.values()) - profile.recipe.reasoning_fraction * len(asked_once)) <= 1.5
 
 
 def test_one_step_is_too_few():
