@@ -72,6 +72,7 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", action="store_true", help="write the report of what is done so far, and stop")
     parser.add_argument("--run", default="", metavar="NAME", help="run folder below runs/ (default: the study's name)")
     parser.add_argument("--profile", default="auto", help="model and recipe (default: the study's, or by what the machine has)")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="how many (arm, seed) at once (default: 1; on a GPU as many as it has room for)")
     parser.add_argument("--keep", default="", metavar="FOLDER", help="copy each finished arm's small result files and the report there, and go on from those that lie there")
 
 
@@ -79,6 +80,8 @@ def _study(options: argparse.Namespace) -> int:
     from . import display, evaluation, experiment, own_evaluation, pipeline, report, results, runtime, studies
 
     runtime.quiet()
+    if options.jobs < 0:
+        raise UserError(f"--jobs {options.jobs}: expected 1 or more.")
     name = options.run or studies.load(options.study).name
     _run_folder(name)
     # A look at the plan begins no run folder.
@@ -99,7 +102,8 @@ def _study(options: argparse.Namespace) -> int:
             raise UserError(f"{', '.join(stale)}: predicted with other settings or data. Run the study again before its report.")
     else:
         with bootstrap.lock(run.folder.with_name(f".{name}.lock"), busy=f"{run.folder}: another command is using this run folder."):
-            data = experiment.execute(run, view=display.training_view, progress=display.prediction_view(), kept=kept)
+            jobs = options.jobs or experiment.at_once(run)
+            data = experiment.execute(run, view=display.training_view, progress=display.prediction_view(), kept=kept, jobs=jobs)
     found = results.results(run, data)
     folder = report.write(run, found, report.figures(run, found))
     if kept:
@@ -252,6 +256,8 @@ def _publish(options: argparse.Namespace) -> int:
 def _bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=["curation", "training", "generation", "growth"], help="curation: notebook 01 against rows; training: beside TRL; generation: beside transformers and llama.cpp; growth: cost against tokens, length, size, batch")
     parser.add_argument("--steps", type=int, default=8, help="training: steps of each variant (default: %(default)s)")
+    parser.add_argument("--random", action="store_true", help="training: random weights of the model's published sizes, nothing to download")
+    parser.add_argument("--as-t4", action="store_true", help="training: a larger GPU keeps to a T4's precision, memory and kernels")
     parser.add_argument("--profile", default="gemma3-270m", help="training, growth: model and recipe (default: %(default)s)")
     parser.add_argument("--run", default="default", metavar="NAME", help="generation: run folder below runs/ (default: %(default)s)")
     parser.add_argument("--study", default="quick", help="generation: the study of that run (default: %(default)s)")
@@ -265,7 +271,7 @@ def _bench(options: argparse.Namespace) -> int:
     folder = notebooks.NOTEBOOKS / "results" / "bench"
     if options.what == "training":
         profiles.choose(options.profile)
-        print(throughput.table(throughput.measure(options.steps, options.profile, folder=folder)))
+        print(throughput.table(throughput.measure(options.steps, options.profile, folder=folder, random_weights=options.random, t4=options.as_t4)))
     elif options.what == "growth":
         profiles.choose(options.profile)
         print(growth.table(growth.measure(profile=options.profile, folder=folder)))

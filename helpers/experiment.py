@@ -1,20 +1,25 @@
-"""Run a study: what it will take, then every (arm, seed) trained and evaluated, one after the other; what is done is kept."""
+"""Run a study: what it will take, then every (arm, seed) trained and evaluated, one after the other or several at once; what is done is kept."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import json
+import os
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import architectures, assembly, checkpoints, corpora, evaluation, pipeline, reasoning, studies
+from . import architectures, assembly, checkpoints, corpora, evaluation, memory, pipeline, profiles, reasoning, studies
 from .evaluation import System
-from .files import UserError, read_json, read_object, whole_file, write_json, write_text
+from .files import ROOT, UserError, read_json, read_object, whole_file, write_json, write_text
 from .progress import clock
 from .records import Record
-from .runtime import Run, device, gflops
+from .runtime import GPU_JOBS, Run, device, gflops, gpu_gib, quiet
 
 # Tokens an S-stage answer takes on average, measured on the default run (S1 18, S2 6, S4 28; with Reasoning 45 more).
 TOKENS = {"S1": 18, "S2": 8, "S3": 8, "S4": 30, "S5": 8}
@@ -24,6 +29,8 @@ TRAINING = ("log.jsonl", "done.json")
 JUDGED = "judged.jsonl"
 # Without a log of this profile: tokens a second of training (generation: about the same) for each GFLOP/s of the processor and billion parameters.
 PER_GFLOPS = 0.11
+# Processes at one GPU, at most: beyond, they wait for each other.
+AT_ONCE = 6
 
 
 @dataclass(frozen=True)
@@ -169,27 +176,96 @@ def execute(
     done: Callable[[System], None] = lambda system: None,
     say: Callable[[str], None] = print,
     kept: Path | None = None,
+    jobs: int = 1,
 ) -> pipeline.Data:
     """Curate, put rationales on, then train and evaluate each (arm, seed) in turn; goes on where it stopped, or from the results in `kept`.
 
     Results in `kept` are taken as they are when data and settings are the same, of older code too: the report says which those are. What an (arm,
-    seed) finished comes to is copied there, and `done` is called. Raises `UserError`.
+    seed) finished comes to is copied there, and `done` is called. With `jobs` so many are at work at once, each in a process of its own: a small
+    model leaves most of a large GPU idle. Raises `UserError`.
     """
     data = pipeline.ensure(run, say=say)
     if kept:
         _restore_judged(run, kept)
+    if jobs > 1:
+        _together(run, data, kept, jobs, say)
     for number, system in enumerate(evaluation.systems(run)):
         say(f"[{number + 1}/{len(run.study.jobs) + 1}] {system.label}")
-        if kept and not evaluation.is_predicted(run, data, system) and restore(run, data, system, kept, older=True):
-            say(f"Results of {system.label}: taken from {kept}.")
-        else:
-            if system.adapter and not evaluation.is_predicted(run, data, system):
-                pipeline.train_arm(run.with_seed(system.seed), data, system.name, view=view, say=say)
-            evaluation.predict(run, data, some=[system], progress=progress, say=say)
-        if kept:
-            keep(run, data, system, kept)
+        _one(run, data, system, kept, view, progress, say)
         done(system)
     return data
+
+
+def _one(run: Run, data: pipeline.Data, system: System, kept: Path | None, view: pipeline.View, progress, say) -> None:
+    if kept and not evaluation.is_predicted(run, data, system) and restore(run, data, system, kept, older=True):
+        say(f"Results of {system.label}: taken from {kept}.")
+    else:
+        if system.adapter and not evaluation.is_predicted(run, data, system):
+            pipeline.train_arm(run.with_seed(system.seed), data, system.name, view=view, say=say)
+        evaluation.predict(run, data, some=[system], progress=progress, say=say)
+    if kept:
+        keep(run, data, system, kept)
+
+
+def at_once(run: Run) -> int:
+    """How many (arm, seed) this machine has room for at once: 1 without a GPU, else as many as its memory holds with every activation kept, and two cores each, up to `AT_ONCE`."""
+    recipe, budget = run.recipe, gpu_gib()
+    if not budget:
+        return 1
+    try:
+        known = run.profile.name if run.profile.name in architectures.ARCHITECTURES else run.profile.model.identifier
+        each = memory.plan(known, length=recipe.max_length, batch=recipe.batch_size * recipe.accumulation, rank=recipe.rank, checkpointing=False)
+    except UserError:
+        return 1
+    return max(1, min(AT_ONCE, (os.cpu_count() or 1) // 2, int(memory.ROOM * budget * memory.GIB // each.total)))
+
+
+def _together(run: Run, data: pipeline.Data, kept: Path | None, jobs: int, say: Callable[[str], None]) -> None:
+    """Let `jobs` processes go through the study, each (arm, seed) in one of them. What one of them leaves undone, whoever called does, and meets its error."""
+    todo = [s.label for s in evaluation.systems(run) if not evaluation.is_predicted(run, data, s)]
+    if len(todo) < 2:
+        return
+    jobs = min(jobs, len(todo))
+    say(f"{jobs} at once, of {len(todo)} to do.")
+    task = {"folder": str(run.folder.absolute()), "profile": asdict(run.profile), "study": asdict(run.study), "kept": str(kept.absolute()) if kept else ""}
+    workers = []
+    try:
+        for _ in range(jobs):
+            workers.append(subprocess.Popen([sys.executable, "-m", f"{__package__}.experiment"], stdin=subprocess.PIPE, cwd=ROOT, env={**os.environ, GPU_JOBS: str(jobs)}, text=True))
+            with contextlib.suppress(BrokenPipeError), workers[-1].stdin as pipe:
+                json.dump(task, pipe)
+        for worker in workers:
+            worker.wait()
+    finally:
+        # Each saves what it trains, and stops.
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.wait()
+
+
+def _work(task: dict) -> None:
+    """One of the processes of `_together`: takes each (arm, seed) that is not done and that no other is at."""
+    from filelock import FileLock, Timeout
+
+    quiet()
+    study = task["study"] | {"seeds": tuple((arm, tuple(seeds)) for arm, seeds in task["study"]["seeds"]), "recipe": tuple(map(tuple, task["study"]["recipe"]))}
+    run, kept = Run(Path(task["folder"]), profiles.parse(task["profile"]), studies.Study(**study)), Path(task["kept"]) if task["kept"] else None
+    data = pipeline.load(run)
+    places = run.path("predictions")
+    places.mkdir(exist_ok=True)
+    # One arm of every seed before the next arm: the first of a seed trains what its others wait for.
+    for system in sorted(evaluation.systems(run), key=lambda s: run.study.arms.index(s.name) if s.adapter else -1):
+        with contextlib.suppress(Timeout), FileLock(places / f".{system.label.replace(' ', '-')}.work").acquire(blocking=False):
+            if evaluation.is_predicted(run, data, system):
+                continue
+
+            def say(text: str, label: str = system.label) -> None:
+                print(f"{label}: {text}", flush=True)
+
+            begun = time.monotonic()
+            _one(run, data, system, kept, lambda steps: lambda row: None, lambda label, done, total: None, say)
+            say(f"done in {clock(time.monotonic() - begun)}.")
 
 
 def _place(folder: Path, system: System) -> Path:
@@ -264,3 +340,12 @@ def keep_report(run: Run, report: Path, folder: Path) -> None:
     for path in (*files, *sorted(report.glob("figures/*.png"))):
         with whole_file(folder / path.relative_to(report), "wb") as f:
             f.write(path.read_bytes())
+
+
+if __name__ == "__main__":
+    try:
+        _work(json.load(sys.stdin))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

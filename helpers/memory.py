@@ -32,14 +32,15 @@ from .figure_style import (
 )
 from .files import UserError
 from .profiles import Profile
-from .runtime import Device
+from .runtime import T4_GIB, Device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GIB = 2**30
 T4 = Device("cuda", "Tesla T4", (7, 5))
-T4_GIB = 14.74  # torch.cuda.get_device_properties(0).total_memory, as Colab's T4 reports it
+# Share of a GPU's memory that is counted on.
+ROOM = 0.9
 # Assumptions, not counted: the CUDA context with its kernels and cuBLAS workspaces, and what the caching allocator holds in pieces.
 CONTEXT = 0.45 * GIB
 FRAGMENTATION = 0.05
@@ -167,6 +168,28 @@ def advice(profile: Profile, budget: float = T4_GIB) -> str:
         return verdict(profile.name if profile.name in ARCHITECTURES else model.identifier, budget, **options)
     except UserError as error:
         return f"{profile.name}: no prediction ({error})"
+
+
+def fitted(profile: Profile, longest: int, budget: float) -> Profile:
+    """The profile with as many examples of its step at once as fit into `ROOM` of `budget` GiB, every activation kept where that fits as well.
+
+    `longest` is in tokens of the longest example. The step itself, batch × accumulation, stays as it is; so does the profile of a model whose configuration is not known.
+    """
+    recipe, model = profile.recipe, profile.model
+    whole = recipe.batch_size * recipe.accumulation
+    compute = dataclasses.replace(T4, fp16_safe=model.fp16_safe).dtype_name
+    for batch in (n for n in range(whole, 0, -1) if whole % n == 0):
+        for checkpointing in (False, True):
+            try:
+                found = plan(
+                    profile.name if profile.name in ARCHITECTURES else model.identifier,
+                    length=longest, batch=batch, rank=recipe.rank, targets=model.lora_targets, compute=compute, checkpointing=checkpointing,
+                )  # fmt: skip
+            except UserError:
+                return profile
+            if found.fits(ROOM * budget):
+                return profile.replace(batch_size=batch, accumulation=whole // batch, gradient_checkpointing=checkpointing)
+    return profile
 
 
 def largest(model: str | Path | Mapping | Architecture, budget: float = T4_GIB, *, length: int = 0, batch: int = 0, **options) -> int:

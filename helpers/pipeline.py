@@ -8,10 +8,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from . import bootstrap, checkpoints, models, reasoning, records, studies
+from . import bootstrap, checkpoints, models, reasoning, records, runtime, studies
 from .assembly import SPLITS, Data, curate, fingerprint, hashes, is_curated, is_fresh, load, short, take_in
 from .augmentation import arm_files, augment, compare, for_review, teacher
 from .files import UserError, disk_is_full, read_object, write_json, write_text
+from .profiles import Profile
 from .records import Record
 from .runtime import Run
 
@@ -111,15 +112,31 @@ def _train_whole(run: Run, data: Data, arm: str, questions: list[Record], keys: 
     with_whom = "shared with the other arms" if shares else f"its own, for {studies.BASELINE} has {plain.steps} steps"
     alone = f"of which {order.shared_steps} on sentence pairs are {with_whom}" if order.shared_steps else "with sentence pairs and questions mixed from the start"
     say(f"Arm {arm}: {order.steps} steps, {alone}.")
+    profile = _fitted(run.profile, order, say)
     progress = view(order.steps)
     if shares and checkpoints.last_checkpoint(folder) is None:
         with bootstrap.lock(_lock_of(shared), f"{short(shared)}: another notebook or command is training this part; waiting for it …"):
             _claim(shared, keys[1], say)
             saved = checkpoints.last_checkpoint(shared)
             if saved is None or int(saved.name.split("-")[1]) < order.shared_steps:
-                distributed.train(run.profile, order, dev, shared, stop_after=order.shared_steps, progress=progress, say=say)
+                distributed.train(profile, order, dev, shared, stop_after=order.shared_steps, progress=progress, say=say)
             checkpoints.begin_from(shared, folder)
-    distributed.train(run.profile, order, dev, folder, progress=progress, say=say)
+    distributed.train(profile, order, dev, folder, progress=progress, say=say)
+
+
+def _fitted(profile: Profile, order, say: Callable[[str], None]) -> Profile:
+    """On a GPU the profile with as much of a step at once as its memory holds: the same step, faster."""
+    from . import memory, training
+
+    budget = runtime.gpu_gib()
+    if not budget:
+        return profile
+    longest = max(len(e["input_ids"]) for e in training.encode(models.load_tokenizer(profile, say), profile, order.items))
+    found = memory.fitted(profile, longest, budget)
+    if found != profile:
+        kept = "every activation kept" if not found.recipe.gradient_checkpointing else "with gradient checkpointing"
+        say(f"{found.recipe.batch_size} examples at once, accumulated {found.recipe.accumulation} times, {kept}: predicted to fit {budget:.1f} GiB.")
+    return found
 
 
 def _lock_of(folder: Path) -> Path:

@@ -132,8 +132,37 @@ def device(fp16_safe: bool = True) -> Device:
     import torch
 
     if torch.cuda.is_available():
-        return Device("cuda", torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0), fp16_safe)
+        capability = (7, 5) if _as_t4 else torch.cuda.get_device_capability(0)
+        return Device("cuda", torch.cuda.get_device_name(0), capability, fp16_safe)
     return Device("cpu", platform.processor() or platform.machine())
+
+
+# How many processes share the GPU.
+GPU_JOBS = "BONSAI_GPU_JOBS"
+T4_GIB = 14.74  # torch.cuda.get_device_properties(0).total_memory, as Colab's T4 reports it
+_as_t4 = False
+
+
+def as_t4() -> None:
+    """From here on this process takes a larger GPU for a T4: its precisions, its memory, and no flash attention, which it has no kernels for. Without a GPU nothing changes."""
+    global _as_t4
+    import torch
+
+    _as_t4 = True
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(min(1.0, T4_GIB * 2**30 / torch.cuda.get_device_properties(0).total_memory))
+        torch.backends.cuda.enable_flash_sdp(False)
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def gpu_gib() -> float:
+    """Memory of the GPU in GiB that this process may count on, a T4's after `as_t4`; 0 without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.0
+    whole = T4_GIB if _as_t4 else torch.cuda.get_device_properties(0).total_memory / 2**30
+    return whole / int(os.environ.get(GPU_JOBS, 1))
 
 
 def peak_memory_gb() -> float:

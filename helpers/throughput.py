@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import architectures, checkpoints, corpora, models, profiles, prompts, runtime, scale, training
-from .files import UserError, write_json, write_text
+from . import architectures, checkpoints, corpora, memory, models, profiles, prompts, runtime, scale, training
+from .files import UserError, cache_folder, whole_folder, write_json, write_text
 from .profiles import Profile
 from .records import Record
 
@@ -21,13 +21,24 @@ VARIANTS = {
     "trl": "TRL SFTTrainer as it comes",
     "trl-packed": "TRL at its best: NF4, packed, no gradient checkpointing",
     "unsloth": "Unsloth with its own checkpointing",
+    "frugal": "this project, as few examples at once as TRL",
     "ours": "this project",
 }
+# Steps that are left out: kernels are chosen and, by Unsloth, compiled in them.
+WARM = 1
+WARM_GPU = 4
+# In the folder of a model with random weights.
+RANDOM = "RANDOM.txt"
 
 
 def available() -> list[str]:
-    """The variants that this machine can run: Unsloth wants a GPU, and is not installed by this project."""
-    return [name for name in VARIANTS if name != "unsloth" or (importlib.util.find_spec("unsloth") and runtime.device().kind == "cuda")]
+    """The variants that this machine can run: Unsloth wants a GPU, and is not installed by this project; only on a GPU is the micro-batch chosen by the memory there is."""
+    gpu = runtime.device().kind == "cuda"
+    return [name for name in VARIANTS if (gpu or name not in ("unsloth", "frugal")) and (name != "unsloth" or importlib.util.find_spec("unsloth"))]
+
+
+def _warm() -> int:
+    return WARM_GPU if runtime.device().kind == "cuda" else WARM
 
 
 def measure(
@@ -36,37 +47,60 @@ def measure(
     variants: Sequence[str] = (),
     folder: str | Path | None = None,
     say: Callable[[str], None] = print,
+    *,
+    random_weights: bool = False,
+    t4: bool = False,
 ) -> dict:
-    """Real (non-padding) tokens a second and peak memory (GB = 10⁹ bytes) of each variant (all that are `available`), the first step left out.
+    """Real (non-padding) tokens a second and peak memory (GB = 10⁹ bytes) of each variant (all that are `available`) over so many steps, after `WARM` (on a GPU `WARM_GPU`) others.
 
-    The examples are the recipe's in miniature: sentence pairs and questions in its proportion, a rationale on its fraction of the questions. With `folder`, `training.json` and `training.md` are written there.
-    Raises `UserError`, also for fewer than two steps.
+    The examples are the recipe's in miniature: sentence pairs and questions in its proportion, a rationale on its fraction of the questions. With
+    `random_weights` the model has its published sizes, a small vocabulary in use and no training: as fast, and nothing to download. With `t4` a larger GPU works
+    within a T4's limits (`runtime.as_t4`). With `folder`, `training.json` and `training.md` are written there, of a profile other than the default under its name.
+    A variant that fails gets a row that says why. Raises `UserError`, also for no step.
     """
-    if steps < 2:
-        raise UserError(f"--steps {steps}: expected 2 or more, for the first is left out.")
-    result: dict = {"machine": scale.machine(), "profile": profile, "steps": steps, "gflops": scale.apart("throughput", "gflops", steps, profile)["gflops"], "rows": []}
+    if steps < 1:
+        raise UserError(f"--steps {steps}: expected 1 or more.")
+    place = _random_model(profiles.choose(profile)) if random_weights else ""
+    words = (steps, profile, place, "t4" if t4 else "")
+    result: dict = {"machine": scale.machine(), "profile": profile, "steps": steps, "random_weights": random_weights, "as_t4": t4}
+    result |= scale.apart("throughput", "gflops", *words)
+    result["rows"] = []
     for name in variants or available():
-        row = scale.apart("throughput", name, steps, profile)
+        try:
+            row = scale.apart("throughput", name, *words)
+            said = f"{row['tokens_per_second']:.0f} tokens/s, {row['peak_gb']:.1f} GB"
+        except UserError as error:
+            if name == "ours":
+                raise
+            row, said = {"failed": str(error)}, str(error)
         result["rows"].append({"name": name} | row)
-        say(f"{VARIANTS[name]}: {row['tokens_per_second']:.0f} tokens/s, {row['peak_gb']:.1f} GB")
+        say(f"{VARIANTS[name]}: {said}")
     if folder:
-        write_json(Path(folder) / "training.json", result)
-        write_text(Path(folder) / "training.md", table(result))
+        stem = "training" if profile == "gemma3-270m" else f"training-{profile}"
+        write_json(Path(folder) / f"{stem}.json", result)
+        write_text(Path(folder) / f"{stem}.md", table(result))
     return result
 
 
 def table(result: dict) -> str:
     """The result of `measure` as Markdown."""
     own = next((r["tokens_per_second"] for r in result["rows"] if r["name"] == "ours"), None)
+    gpu = result.get("device", "")
+    where = f"one {gpu}, beside {scale.described(result['machine'])}" if gpu else scale.described(result["machine"])
+    limits = f" The GPU keeps to a T4's limits: fp16, {memory.T4_GIB} GiB, no flash attention; its speed is its own." if result.get("as_t4") else ""
+    weights = " Random weights of the published sizes." if result.get("random_weights") else ""
     lines = [
-        f"Training {result['profile']} (LoRA on every linear layer, 16 examples a step, {result['steps']} steps) on {scale.described(result['machine'])}.",
+        f"Training {result['profile']} (LoRA on every linear layer, 16 examples a step, {result['steps']} steps) on {where}.{limits}{weights}",
         "",
-        "| trainer | precision | real tokens/s | this project is faster by | peak memory (GB) |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "| trainer | precision | at once × accumulated | real tokens/s | this project is faster by | peak memory (GB) |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
     ]
     for row in result["rows"]:
+        if "failed" in row:
+            lines.append(f"| {VARIANTS[row['name']]} | did not run: {row['failed']} | | | | |")
+            continue
         times = f"{own / row['tokens_per_second']:.1f} ×" if own and row["name"] != "ours" else ""
-        lines.append(f"| {VARIANTS[row['name']]} | {row['precision']} | {row['tokens_per_second']:.0f} | {times} | {row['peak_gb']:.1f} |")
+        lines.append(f"| {VARIANTS[row['name']]} | {row['precision']} | {row.get('at_once', '')} | {row['tokens_per_second']:.0f} | {times} | {row['peak_gb']:.1f} |")
     return "\n".join([*lines, *_ceiling(result)]) + "\n"
 
 
@@ -91,10 +125,10 @@ def _ceiling(result: dict) -> list[str]:
 
 
 def _order(profile: Profile, steps: int) -> training.Plan:
-    """That many steps of a training in which sentence pairs and questions are mixed from the start."""
-    whole = steps * profile.recipe.batch_size * profile.recipe.accumulation
+    """That many steps of a training, and the warm ones before them, in which sentence pairs and questions are mixed from the start."""
+    whole = (steps + _warm()) * profile.recipe.batch_size * profile.recipe.accumulation
     questions = [r for r in corpora.questions() if r.split == "train"]
-    if profile.model.source == "random":
+    if profile.model.source == "random" or _is_random(profile):
         pairs = [Record(f"p{i}", "translate", r.ja, r.en) for i, r in enumerate(questions)]
     else:
         pairs = corpora.tatoeba(lambda text: None)
@@ -108,21 +142,55 @@ def _order(profile: Profile, steps: int) -> training.Plan:
     return training.plan(mixed, draw.sample(pairs, of_pairs), chosen)
 
 
-def _ours(profile: Profile, steps: int) -> dict:
+def _is_random(profile: Profile) -> bool:
+    return (Path(profile.model.identifier) / RANDOM).exists()
+
+
+def _random_model(profile: Profile) -> Path:
+    """A folder with a model of the profile's published sizes and random weights in fp16, and the byte-level tokenizer of the tests. Raises `UserError` for unknown sizes."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = architectures.find(profile.name)
+    folder = cache_folder() / f"{profile.name}-random"
+    if not folder.exists():
+        tokenizer = models.load_tokenizer(profiles.choose("tiny"))
+        ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+        torch.manual_seed(0)
+        with torch.device(runtime.device().kind):
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**dict(shape.config) | ids), dtype=torch.float16)
+        with whole_folder(folder) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            write_text(temporary / RANDOM, f"Random weights in the sizes of {shape.source}.\n")
+    return folder
+
+
+def _ours(profile: Profile, steps: int, fitted: bool = True) -> dict:
     order = _order(profile, steps)
     dev = {kind: [next(r for stage, r in order.items if (stage == "translate") == (kind == "pairs"))] for kind in ("pairs", "questions")}
+    if fitted and runtime.device().kind == "cuda":
+        longest = max(len(e["input_ids"]) for e in training.encode(models.load_tokenizer(profile), profile, order.items))
+        profile = memory.fitted(profile, longest, runtime.gpu_gib())
     with tempfile.TemporaryDirectory() as folder:
         training.train(profile.replace(evaluations=1), order, dev, folder, say=lambda text: None)
         rows = checkpoints.read_log(Path(folder) / "log.jsonl")
-    first, *rest = [r for r in rows if "tokens_per_second" in r]
+    *_, first = [r for r in rows if "tokens_per_second" in r][: _warm()]
+    rest = [r for r in rows if r["step"] > first["step"]]
     tokens = [b["tokens_seen"] - a["tokens_seen"] for a, b in zip([first, *rest], rest, strict=False)]
     labelled = rest[-1]["target_tokens_seen"] - first["target_tokens_seen"]
-    return {"tokens": sum(tokens), "labelled": labelled, "seconds": sum(n / r["tokens_per_second"] for n, r in zip(tokens, rest, strict=True))}
+    done = {"tokens": sum(tokens), "labelled": labelled, "seconds": sum(n / r["tokens_per_second"] for n, r in zip(tokens, rest, strict=True))}
+    return done | {"at_once": _at_once(profile.recipe)}
+
+
+def _at_once(recipe) -> str:
+    return f"{recipe.batch_size} × {recipe.accumulation}{', checkpointed' if recipe.gradient_checkpointing else ''}"
 
 
 def _trl(profile: Profile, steps: int, packed: bool = False, unsloth: bool = False) -> dict:
     """The texts as TRL's documentation gives them to it; of the recipe, the adapter, batch and learning rate are ours."""
     import datasets
+    import torch
     from peft import LoraConfig
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -141,6 +209,10 @@ def _trl(profile: Profile, steps: int, packed: bool = False, unsloth: bool = Fal
     marks = []
 
     class Clock(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
+
         def on_step_end(self, args, state, control, **kwargs):
             marks.append((time.perf_counter(), trainer._total_train_tokens))
 
@@ -167,7 +239,9 @@ def _trl(profile: Profile, steps: int, packed: bool = False, unsloth: bool = Fal
             model, arguments, train_dataset=datasets.Dataset.from_list(texts), processing_class=tokenizer, peft_config=adapter, callbacks=[Clock()]
         )
         trainer.train()
-    return {"tokens": int(marks[-1][1] - marks[0][1]), "seconds": marks[-1][0] - marks[0][0]}
+    begun = marks[_warm() - 1]
+    once = "packed" if packed else f"{size} × {batch // size or 1}{', checkpointed' if arguments.gradient_checkpointing else ''}"
+    return {"tokens": int(marks[-1][1] - begun[1]), "seconds": marks[-1][0] - begun[0], "at_once": once}
 
 
 def _unsloth_model(profile: Profile):
@@ -182,25 +256,28 @@ def _unsloth_model(profile: Profile):
     )  # fmt: skip
 
 
-def _task(name: str, steps: int, profile_name: str) -> dict:
+def _task(name: str, steps: int, profile_name: str, place: str = "", limits: str = "") -> dict:
     """What one process does."""
     runtime.quiet()
-    profile = profiles.choose(profile_name)
-    if name == "gflops":
-        here = runtime.device(profile.model.fp16_safe)
-        # Large enough on a GPU for the launch of the product to count for nothing.
-        return {"gflops": round(runtime.gflops(here, 8192 if here.kind == "cuda" else 2048, 20), 1)}
+    if limits:
+        runtime.as_t4()
     if name == "unsloth":
         # It changes transformers and TRL, so before either is loaded.
         import unsloth  # noqa: F401
-    found = _ours(profile, steps) if name == "ours" else _trl(profile, steps, name == "trl-packed", name == "unsloth")
-    peak = runtime.peak_memory_gb() if runtime.device().kind == "cuda" else scale.peak_gb()
+    profile = profiles.choose(profile_name, model_id=place)
+    here = runtime.device(profile.model.fp16_safe)
+    if name == "gflops":
+        # Large enough on a GPU for the launch of the product to count for nothing.
+        found = {"gflops": round(runtime.gflops(here, 8192 if here.kind == "cuda" else 2048, 20), 1)}
+        return found | ({"device": here.name} if here.kind == "cuda" else {})
+    found = _ours(profile, steps, name == "ours") if name in ("ours", "frugal") else _trl(profile, steps, name == "trl-packed", name == "unsloth")
+    peak = runtime.peak_memory_gb() if here.kind == "cuda" else scale.peak_gb()
     rate = found["tokens"] / found["seconds"]
-    return found | {"tokens_per_second": round(rate, 1), "peak_gb": round(peak, 2), "precision": runtime.device(profile.model.fp16_safe).dtype_name}
+    return found | {"tokens_per_second": round(rate, 1), "peak_gb": round(peak, 2), "precision": here.dtype_name}
 
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(_task(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
+        print(json.dumps(_task(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])))
     except UserError as error:
         sys.exit(str(error))

@@ -221,11 +221,12 @@ def materialise(model, device: str) -> None:
         for name, parameter in list(module.named_parameters(recurse=False)):
             dtype, shape = parameter.dtype, parameter.shape
             if isinstance(module, bnb.nn.Linear4bit) and name == "weight":
-                numbers = torch.empty(module.out_features, module.in_features, dtype=module.compute_dtype).normal_(std=0.02)
+                numbers = torch.empty(module.out_features, module.in_features, dtype=module.compute_dtype, device=device).normal_(std=0.02)
                 made = bnb.nn.Params4bit(numbers, requires_grad=False, quant_type="nf4", compress_statistics=True, module=module).to(device)
                 module.quant_state = made.quant_state
             else:
-                numbers = torch.empty(shape, dtype=dtype).normal_(std=0.02) if parameter.ndim > 1 else torch.zeros(shape, dtype=dtype)
+                numbers = torch.zeros(shape, dtype=dtype, device=device)
+                numbers = numbers.normal_(std=0.02) if parameter.ndim > 1 else numbers
                 if "norm" in type(module).__name__.lower() and name == "weight":
                     numbers += 1
                 made = torch.nn.Parameter(numbers.to(device), requires_grad=parameter.requires_grad)

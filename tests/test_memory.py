@@ -331,6 +331,13 @@ def _cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def _as_t4(monkeypatch) -> None:
+    from helpers import runtime
+
+    monkeypatch.setattr(runtime, "_as_t4", False)
+    runtime.as_t4()
+
+
 def real_steps(shape, device: str, *, batch, length, checkpointing=True, compute="float16", logits="labelled", weights="nf4", steps=3) -> int:
     """Peak bytes of `steps` optimiser steps of two micro-batches with random weights; 0 on a CPU, where nobody counts.
 
@@ -388,7 +395,7 @@ def test_the_cuda_check_itself_runs_with_small_models_on_a_cpu(name):
 @pytest.mark.skipif("not _cuda()", reason="no CUDA device: the plan is not measured here")
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
 @pytest.mark.parametrize("name", ["phi-2", "phi-3-mini-4k"])
-def test_cuda_peak_is_within_ten_percent_of_the_plan(name, setting):
+def test_cuda_peak_is_within_ten_percent_of_the_plan(name, setting, monkeypatch):
     """The whole architecture with random weights, with no more memory than a T4 has."""
     import gc
 
@@ -397,7 +404,7 @@ def test_cuda_peak_is_within_ten_percent_of_the_plan(name, setting):
     gc.collect()
     torch.cuda.empty_cache()
     card = torch.cuda.get_device_properties(0)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, memory.T4_GIB * GIB / card.total_memory))
+    _as_t4(monkeypatch)
     planned = memory.plan(name, **setting)
     if not planned.fits():
         pytest.skip(f"planned to need {planned.total / GIB:.1f} GiB, more than a T4 has")
@@ -409,12 +416,12 @@ def test_cuda_peak_is_within_ten_percent_of_the_plan(name, setting):
 @pytest.mark.slow
 @pytest.mark.skipif("not _cuda()", reason="no CUDA device: 50 steps of phi-2 are not run here")
 @pytest.mark.parametrize("compute", ["float16", "float32"])
-def test_cuda_fifty_steps_of_phi_2_stay_finite_within_a_t4_s_memory(compute):
+def test_cuda_fifty_steps_of_phi_2_stay_finite_within_a_t4_s_memory(compute, monkeypatch):
     import torch
 
     torch.cuda.empty_cache()
     card = torch.cuda.get_device_properties(0)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, memory.T4_GIB * GIB / card.total_memory))
+    _as_t4(monkeypatch)
     peak = real_steps(find("phi-2"), "cuda", batch=2, length=256, compute=compute, steps=50)
     print(f"{card.name}, phi-2 in {compute}: 50 steps, {peak / GIB:.2f} GiB")
 
