@@ -441,3 +441,22 @@ def test_a_profile_is_advised_with_its_own_recipe():
     assert "does not fit" in memory.advice(profiles.choose("phi-2"), budget=2.0)
     assert memory.advice(profiles.choose("tiny")).startswith("tiny: no prediction (")
     assert "no prediction" in memory.advice(profiles.choose("phi-2", model_id="somebody/unknown-7b"))
+
+
+def test_the_largest_micro_batch_that_fits_is_taken():
+    """The step, batch × accumulation, stays; activations are kept where that fits as well, as the plan has it."""
+    phi2 = profiles.choose("phi-2")
+    for budget in (3.2, 4, 6, 14.74, 24, 80):
+        found = memory.fitted(phi2, 290, budget).recipe
+        assert found.batch_size * found.accumulation == 16
+        planned = memory.plan("phi-2", length=290, batch=found.batch_size, checkpointing=found.gradient_checkpointing)
+        assert planned.fits(memory.ROOM * budget) or budget == 3.2
+        if found.batch_size < 16 and budget > 3.2:
+            assert not memory.plan("phi-2", length=290, batch=2 * found.batch_size).fits(memory.ROOM * budget), "twice as many do not fit even with checkpointing"
+        if found.gradient_checkpointing and budget > 3.2:
+            assert not memory.plan("phi-2", length=290, batch=found.batch_size, checkpointing=False).fits(memory.ROOM * budget)
+    assert memory.fitted(phi2, 290, 1.0) == phi2, "nothing fits: the recipe is left to halve its batch"
+    unknown = profiles.choose("phi-2", model_id="somebody/something-else")
+    assert memory.fitted(unknown, 290, 80) == unknown
+    small = memory.fitted(profiles.choose("gemma3-270m"), 290, 14.74).recipe
+    assert (small.batch_size, small.gradient_checkpointing) == (16, False)

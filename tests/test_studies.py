@@ -218,3 +218,44 @@ def test_a_study_runs_resumes_and_reports(run, tmp_path):
     assert again.older == [s.label for s in evaluation.systems(run)] and dataclasses.replace(again, older=[]) == found
     page = report.write(run, again, report.figures(run, again)).joinpath("report.md").read_text(encoding="utf-8")
     assert "Made by an earlier version of the code that trains and decodes, from the same data, model and settings: 7 of 7 systems." in page
+
+
+@pytest.mark.slow
+def test_several_at_once_come_to_the_same(run, tmp_path, monkeypatch):
+    """Two processes share the arms; what they predict is, byte for byte, what one after the other does."""
+    said = []
+    data = experiment.execute(run, jobs=2, kept=tmp_path / "kept", say=said.append)
+    assert "2 at once, of 7 to do." in said
+    assert sum("found in the run folder" in s for s in said) == 7 and not any("steps" in s for s in said), "nothing was left to the first process"
+    together = {s.label: (s.folder / "questions.jsonl").read_bytes() for s in evaluation.systems(run)}
+    assert all((tmp_path / "kept").joinpath(*s.label.replace(" seed ", "/seed").split("/"), "questions.jsonl.gz").exists() for s in evaluation.systems(run))
+    shutil.rmtree(run.path("arms"))
+    shutil.rmtree(run.path("predictions"))
+    monkeypatch.setattr(experiment, "_together", lambda *a: pytest.fail("one at a time"))
+    experiment.execute(run, say=said.append)
+    assert {s.label: (s.folder / "questions.jsonl").read_bytes() for s in evaluation.systems(run)} == together
+    assert experiment.at_once(run) == 1, "without a GPU"
+    assert not evaluation.stale(run, data)
+
+
+@pytest.mark.slow
+def test_what_a_process_leaves_undone_is_done_by_whoever_called(run, monkeypatch):
+    """Processes that fail at once: the study still ends, one after the other."""
+    data = pipeline.ensure(run)
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setattr(experiment.sys, "executable", "/bin/false")
+    experiment.execute(run, jobs=2)
+    assert all(evaluation.is_predicted(run, data, s) for s in evaluation.systems(run))
+
+
+def test_how_many_at_once_is_what_the_gpu_has_room_for(run, monkeypatch):
+    gemma = dataclasses.replace(run, profile=profiles.choose("gemma3-270m"))
+    monkeypatch.setattr(experiment.os, "cpu_count", lambda: 16)
+    found = []
+    for gib in (0.0, 14.74, 40.0, 80.0):
+        monkeypatch.setattr(experiment, "gpu_gib", lambda gib=gib: gib)
+        found.append(experiment.at_once(gemma))
+    assert found == sorted(found) and found[0] == 1 and found[-1] == experiment.AT_ONCE
+    assert experiment.at_once(dataclasses.replace(run, profile=profiles.choose("phi-2"))) == 1, "phi-2 fills it by itself"
+    monkeypatch.setattr(experiment.os, "cpu_count", lambda: 2)
+    assert experiment.at_once(gemma) == 1
