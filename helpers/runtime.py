@@ -143,16 +143,16 @@ T4_GIB = 14.74  # torch.cuda.get_device_properties(0).total_memory, as Colab's T
 _as_t4 = False
 
 
-def as_t4() -> None:
-    """From here on this process takes a larger GPU for a T4: its precisions, its memory, and no flash attention, which it has no kernels for. Without a GPU nothing changes."""
+def as_t4(flash: bool = False) -> None:
+    """From here on this process takes a larger GPU for a T4: its precisions, its memory, and (but for `flash`) no flash attention, which it has no kernels for. Without a GPU nothing changes."""
     global _as_t4
     import torch
 
     _as_t4 = True
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(min(1.0, T4_GIB * 2**30 / torch.cuda.get_device_properties(0).total_memory))
-        torch.backends.cuda.enable_flash_sdp(False)
-        torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.backends.cuda.enable_flash_sdp(flash)
+        torch.backends.cuda.enable_cudnn_sdp(flash)
 
 
 def gpu_gib() -> float:

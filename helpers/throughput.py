@@ -203,7 +203,7 @@ def _trl(profile: Profile, steps: int, packed: bool = False, unsloth: bool = Fal
     tokenizer = models.load_tokenizer(profile)
     adapter = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(profile.model.lora_targets), task_type="CAUSAL_LM")
     if unsloth:
-        model, adapter = _unsloth_model(profile), None
+        model, adapter = _unsloth_model(profile, here), None
     else:
         model = models.load_base(profile, here) if packed or cuda else models.pretrained(models.local_folder(profile), dtype=here.dtype)
     marks = []
@@ -214,7 +214,9 @@ def _trl(profile: Profile, steps: int, packed: bool = False, unsloth: bool = Fal
                 torch.cuda.reset_peak_memory_stats()
 
         def on_step_end(self, args, state, control, **kwargs):
-            marks.append((time.perf_counter(), trainer._total_train_tokens))
+            if cuda:
+                torch.cuda.synchronize()
+            marks.append((time.perf_counter(), state.num_input_tokens_seen))
 
     lengths = [len(tokenizer(t["prompt"] + t["completion"])["input_ids"]) for t in texts]
     batch = recipe.batch_size * recipe.accumulation
@@ -231,6 +233,7 @@ def _trl(profile: Profile, steps: int, packed: bool = False, unsloth: bool = Fal
             fp16=here.dtype_name == "float16",
             # A packed row holds as many tokens as a step of the others.
             **({"packing": True, "max_length": batch * sum(lengths) // len(lengths), "gradient_checkpointing": False} if packed else {}),
+            include_num_input_tokens_seen="non_padding",
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,
@@ -244,12 +247,12 @@ def _trl(profile: Profile, steps: int, packed: bool = False, unsloth: bool = Fal
     return {"tokens": int(marks[-1][1] - begun[1]), "seconds": marks[-1][0] - begun[0], "at_once": once}
 
 
-def _unsloth_model(profile: Profile):
-    """Unsloth's loader and adapter, as its documentation has them; not run anywhere yet: it wants a GPU."""
+def _unsloth_model(profile: Profile, here: runtime.Device):
+    """Unsloth's loader and adapter, as its documentation has them."""
     from unsloth import FastLanguageModel
 
     recipe = profile.recipe
-    model, _ = FastLanguageModel.from_pretrained(models.local_folder(profile), max_seq_length=recipe.max_length, load_in_4bit=True, trust_remote_code=False)
+    model, _ = FastLanguageModel.from_pretrained(models.local_folder(profile), dtype=here.dtype, max_seq_length=recipe.max_length, load_in_4bit=True, trust_remote_code=False)
     return FastLanguageModel.get_peft_model(
         model, r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0, target_modules=list(profile.model.lora_targets),
         use_gradient_checkpointing="unsloth", random_state=recipe.seed,
@@ -259,11 +262,12 @@ def _unsloth_model(profile: Profile):
 def _task(name: str, steps: int, profile_name: str, place: str = "", limits: str = "") -> dict:
     """What one process does."""
     runtime.quiet()
-    if limits:
-        runtime.as_t4()
     if name == "unsloth":
         # It changes transformers and TRL, so before either is loaded.
         import unsloth  # noqa: F401
+    if limits:
+        # On a T4 Unsloth takes xformers' attention for its unpadded rows; here torch's flash attention stands in for that.
+        runtime.as_t4(flash=name == "unsloth")
     profile = profiles.choose(profile_name, model_id=place)
     here = runtime.device(profile.model.fp16_safe)
     if name == "gflops":

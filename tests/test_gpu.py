@@ -40,11 +40,17 @@ def phi2():
     return profiles.choose("phi-2", model_id=str(throughput._random_model(chosen)))
 
 
-def _trained(profile, steps: int, folder, **options):
+def _fitted(profile, order):
+    longest = max(len(e["input_ids"]) for e in training.encode(models.load_tokenizer(profile), profile, order.items))
+    return memory.fitted(profile, longest, runtime.gpu_gib()), longest
+
+
+def _trained(profile, steps: int, folder, fit: bool = False):
     order = throughput._order(profile, steps - throughput.WARM_GPU)
+    profile = _fitted(profile, order)[0] if fit else profile
     dev = {kind: [next(r for stage, r in order.items if (stage == "translate") == (kind == "pairs"))] for kind in ("pairs", "questions")}
     said = []
-    training.train(profile.replace(evaluations=1), order, dev, folder, say=said.append, **options)
+    training.train(profile.replace(evaluations=1), order, dev, folder, say=said.append)
     rows = [r for r in checkpoints.read_log(folder / "log.jsonl") if "loss" in r]
     return rows, said, files.read_json(folder / "done.json")
 
@@ -56,7 +62,7 @@ def test_fifty_steps_of_the_trainer_stay_finite_within_a_t4_s_memory(compute, ph
     import math
 
     profile = dataclasses.replace(phi2, model=dataclasses.replace(phi2.model, fp16_safe=compute == "float16"))
-    rows, said, done = _trained(profile, 50, tmp_path / compute)
+    rows, said, done = _trained(profile, 50, tmp_path / compute, fit=True)
     assert not said and done["precision"] == compute and done["peak_memory_gb"] * 1e9 < memory.T4_GIB * memory.GIB
     assert [r["step"] for r in rows] == list(range(1, 51))
     assert all(math.isfinite(r["loss"]) for r in rows) and all(math.isfinite(r["grad_norm"]) for r in rows[20:])
@@ -76,8 +82,7 @@ def test_a_step_that_does_not_fit_is_halved_and_goes_on(phi2, t4, tmp_path):
 
 def test_the_batch_that_is_chosen_fits(phi2, t4, tmp_path):
     order = throughput._order(phi2, 4)
-    longest = max(len(e["input_ids"]) for e in training.encode(models.load_tokenizer(phi2), phi2, order.items))
-    chosen = memory.fitted(phi2, longest, runtime.gpu_gib())
+    chosen, longest = _fitted(phi2, order)
     assert chosen.recipe.batch_size > phi2.recipe.batch_size
     rows, said, done = _trained(chosen, 8, tmp_path / "run")
     assert not said, "nothing was halved"

@@ -413,19 +413,6 @@ def test_cuda_peak_is_within_ten_percent_of_the_plan(name, setting, monkeypatch)
     assert allocated(planned) == pytest.approx(peak, rel=0.1)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif("not _cuda()", reason="no CUDA device: 50 steps of phi-2 are not run here")
-@pytest.mark.parametrize("compute", ["float16", "float32"])
-def test_cuda_fifty_steps_of_phi_2_stay_finite_within_a_t4_s_memory(compute, monkeypatch):
-    import torch
-
-    torch.cuda.empty_cache()
-    card = torch.cuda.get_device_properties(0)
-    _as_t4(monkeypatch)
-    peak = real_steps(find("phi-2"), "cuda", batch=2, length=256, compute=compute, steps=50)
-    print(f"{card.name}, phi-2 in {compute}: 50 steps, {peak / GIB:.2f} GiB")
-
-
 def test_names_are_those_of_the_profiles():
     for name, profile in profiles.PROFILES.items():
         if name in ARCHITECTURES:
