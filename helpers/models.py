@@ -39,7 +39,7 @@ def convert_gguf(source: corpora.Source, folder: Path, say: Callable[[str], None
 
     gguf = corpora.fetch(source, say)
     say(f"Converting {source.name} to safetensors (about a minute, once) …")
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = gemma_tokenizer(gguf) if source == corpora.GEMMA else AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # Saving refuses a model that still says it is quantised as GGUF.
     model.config.__dict__.pop("quantization_config", None)
@@ -47,6 +47,32 @@ def convert_gguf(source: corpora.Source, folder: Path, say: Callable[[str], None
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "LICENSE.txt").write_text(f"{source.attribution} {source.license}\n", encoding="utf-8")
+
+
+def gemma_tokenizer(gguf: Path):
+    """The tokenizer in a Gemma 3 GGUF file, whatever the version of transformers. Raises `UserError` where it does not cut a text as Gemma does."""
+    from gguf import GGUFReader
+    from transformers import AddedToken, AutoTokenizer, GemmaTokenizer
+    from transformers.tokenization_utils_base import generate_merges
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    if not _cuts_as_gemma(tokenizer):
+        # Before 5.18 transformers read the scores in the file as if they were a unigram model's; the merges are in the order of the vocabulary.
+        fields = GGUFReader(gguf).fields
+        tokens, kinds = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
+        vocabulary = {"▁" * len(t) if " " in t and not t.strip() else t: i for i, t in enumerate(tokens)}
+        tokenizer = GemmaTokenizer(vocab=vocabulary, merges=generate_merges(vocabulary, {t: -i for t, i in vocabulary.items()}))
+        # 3 is a control token, 4 one that the user defined (llama.cpp's llama_token_type).
+        for kind in (3, 4):
+            tokenizer.add_tokens([AddedToken(t, normalized=False, special=kind == 3) for t, k in zip(tokens, kinds, strict=True) if k == kind and t in vocabulary])
+    if not _cuts_as_gemma(tokenizer):
+        raise UserError(f"{gguf.name}: this version of transformers reads another tokenizer from it than the model was trained with. Install the version of helpers/pins.txt.")
+    return tokenizer
+
+
+def _cuts_as_gemma(tokenizer) -> bool:
+    # "The", "▁cat", "▁sat", ".", "▁東京"
+    return tokenizer("The cat sat. 東京", add_special_tokens=False)["input_ids"] == [818, 5866, 2838, 236761, 86459]
 
 
 def _make_tiny(profile: Profile, folder: Path) -> None:

@@ -72,7 +72,7 @@ def measure(
         except UserError as error:
             if name == "ours":
                 raise
-            row, said = {"failed": str(error)}, str(error)
+            row, said = {"failed": str(error).partition(" failed: ")[2]}, str(error)
         result["rows"].append({"name": name} | row)
         say(f"{VARIANTS[name]}: {said}")
     if folder:
@@ -129,7 +129,7 @@ def _order(profile: Profile, steps: int) -> training.Plan:
     whole = (steps + _warm()) * profile.recipe.batch_size * profile.recipe.accumulation
     questions = [r for r in corpora.questions() if r.split == "train"]
     if profile.model.source == "random" or _is_random(profile):
-        pairs = [Record(f"p{i}", "translate", r.ja, r.en) for i, r in enumerate(questions)]
+        pairs = [Record(f"p{n}-{i}", "translate", r.ja, r.en) for n in range(1 + whole // len(questions)) for i, r in enumerate(questions)]
     else:
         pairs = corpora.tatoeba(lambda text: None)
     # Each question comes twice.
@@ -241,6 +241,11 @@ def _trl(profile: Profile, steps: int, packed: bool = False, unsloth: bool = Fal
         trainer = SFTTrainer(
             model, arguments, train_dataset=datasets.Dataset.from_list(texts), processing_class=tokenizer, peft_config=adapter, callbacks=[Clock()]
         )
+        if here.dtype_name == "float16" and not unsloth:
+            # As it comes it makes the adapters bf16, whose gradients torch's scaler for fp16 has no kernel for: whoever is on a T4 has to put them back.
+            for parameter in trainer.model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
         trainer.train()
     begun = marks[_warm() - 1]
     once = "packed" if packed else f"{size} × {batch // size or 1}{', checkpointed' if arguments.gradient_checkpointing else ''}"

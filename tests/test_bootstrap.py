@@ -127,6 +127,19 @@ def test_the_running_python_is_used_on_request_and_must_have_the_packages(checko
     assert re.fullmatch(r"error: this Python lacks tiny\. Install: .+ -m pip install -r requirements\.txt\n", err)
 
 
+@pytest.mark.parametrize(
+    ("specifier", "said"),
+    [("", ""), (">=5.18,<6", "tiny>=5.18 (it has 5.15.0)"), (">=5.15", ""), ("<5", ""), (">=5.15,<5.15", ""), ("==5.16.0", "tiny==5.16.0 (it has 5.15.0)"), (">=2.11  ", "")],
+)
+def test_a_version_too_old_is_said_and_one_too_new_is_not(specifier, said, monkeypatch):
+    monkeypatch.setattr(bootstrap.importlib.metadata, "version", lambda name: "5.15.0")
+    assert bootstrap._lacking("tiny", specifier) == said
+
+
+def test_what_runs_the_tests_has_all_that_is_required():
+    assert bootstrap.missing("run") == []
+
+
 def test_a_bad_profile_or_run_name_is_one_line():
     for options in (["--profile", "nonesuch"], ["--run", "../x"]):
         done = subprocess.run(

@@ -187,3 +187,38 @@ def test_shots_are_seeded_training_records_without_rationale(questions):
     assert shots == evaluation.shots(run, train[::-1]) and len(shots) == run.recipe.few_shot
     assert len({s.category for s in shots}) == len(shots)
     assert all(s.split == "train" and not s.reasoning for s in shots)
+
+
+@pytest.mark.slow
+def test_the_embedded_tokenizer_is_gemma_s(questions, monkeypatch):
+    """Read from the model's own file. transformers 5.15 to 5.17 take it for a unigram model's: half as many tokens again, such as the model had never seen."""
+    import hashlib
+    import json
+
+    from helpers import corpora
+
+    file = corpora.fetch(corpora.GEMMA)
+    texts = [t for r in questions for t in (r.ja, r.en, r.reasoning)]
+    more = ["  two spaces\n\n\ttab  \n   x", "emoji 👩‍👧 é", "<bos>hi<eos>", "<start_of_turn>user"]
+    real, calls, hashes = models._cuts_as_gemma, [], set()
+    for check in (real, lambda tokenizer: calls.append(tokenizer) or (len(calls) > 1 and real(tokenizer))):
+        monkeypatch.setattr(models, "_cuts_as_gemma", check)
+        tokenizer = models.gemma_tokenizer(file)
+        ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in [*texts, *more]]
+        assert tokenizer.batch_decode(ids) == [*texts, *more]
+        assert sum(map(len, ids[: len(texts)])) / sum(map(len, texts)) < 0.4 and len(tokenizer) == 262_144
+        assert ids[-2:] == [[2, 2202, 1], [105, 2364]] and ids[-4][0] == 138, "control tokens, and runs of spaces, are one token each"
+        assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) == (0, 1, 2)
+        hashes.add(hashlib.sha256(json.dumps(ids).encode()).hexdigest())
+    assert len(calls) == 2 and len(hashes) == 1, "put together here, as for an older transformers, it is the same"
+
+
+def test_a_tokenizer_that_is_not_the_model_s_is_refused(tmp_path, monkeypatch):
+    from transformers import AutoTokenizer
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *a, **k: lambda text, add_special_tokens: {"input_ids": [1, 2, 3]})
+    held = {"tokens": ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "a"], "token_type": [3, 3, 3, 3, 3, 1]}
+    fields = {f"tokenizer.ggml.{name}": SimpleNamespace(contents=lambda found=found: found) for name, found in held.items()}
+    monkeypatch.setattr("gguf.GGUFReader", lambda file: SimpleNamespace(fields=fields))
+    with pytest.raises(files.UserError, match="another tokenizer"):
+        models.gemma_tokenizer(tmp_path / "model.gguf")
