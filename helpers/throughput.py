@@ -119,9 +119,13 @@ def _ceiling(result: dict) -> list[str]:
     most = result["gflops"] * 1e9 / each
     return [
         "",
-        f"Matrices are multiplied here at {result['gflops']:.0f} GFLOP/s at best. At 4 FLOP a token for each weight of the linear layers, and for each of the output head where a token "
+        f"Matrices are multiplied here at {_rate(result['gflops'])} at best. At 4 FLOP a token for each weight of the linear layers, and for each of the output head where a token "
         f"is learnt from ({100 * ours['labelled'] / ours['tokens']:.0f} %), that would be {most:.0f} tokens/s; this project reaches {100 * ours['tokens_per_second'] / most:.0f} % of it.",
     ]
+
+
+def _rate(gflops: float) -> str:
+    return f"{gflops:.0f} GFLOP/s" if gflops < 10_000 else f"{gflops / 1000:.0f} TFLOP/s"
 
 
 def _order(profile: Profile, steps: int) -> training.Plan:

@@ -221,31 +221,21 @@ def test_a_study_runs_resumes_and_reports(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_several_at_once_come_to_the_same(run, tmp_path, monkeypatch):
-    """Two processes share the arms; what they predict is, byte for byte, what one after the other does."""
-    said = []
-    data = experiment.execute(run, jobs=2, kept=tmp_path / "kept", say=said.append)
-    assert "2 at once, of 7 to do." in said
-    assert sum("found in the run folder" in s for s in said) == 7 and not any("steps" in s for s in said), "nothing was left to the first process"
-    together = {s.label: (s.folder / "questions.jsonl").read_bytes() for s in evaluation.systems(run)}
-    assert all((tmp_path / "kept").joinpath(*s.label.replace(" seed ", "/seed").split("/"), "questions.jsonl.gz").exists() for s in evaluation.systems(run))
-    shutil.rmtree(run.path("arms"))
-    shutil.rmtree(run.path("predictions"))
-    monkeypatch.setattr(experiment, "_together", lambda *a: pytest.fail("one at a time"))
-    experiment.execute(run, say=said.append)
-    assert {s.label: (s.folder / "questions.jsonl").read_bytes() for s in evaluation.systems(run)} == together
-    assert experiment.at_once(run) == 1, "without a GPU"
-    assert not evaluation.stale(run, data)
-
-
-@pytest.mark.slow
-def test_what_a_process_leaves_undone_is_done_by_whoever_called(run, monkeypatch):
-    """Processes that fail at once: the study still ends, one after the other."""
-    data = pipeline.ensure(run)
-    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+def test_several_at_once_come_to_the_same_as_one_after_the_other(run, tmp_path, monkeypatch):
+    """Two processes share the arms; where they fail, whoever called does what they left, with the same predictions, byte for byte."""
+    few = dataclasses.replace(run, study=dataclasses.replace(run.study, seeds=(("plain", (0, 1)), ("reasoned-33", (0,)))))
+    said, places = [], [s.folder / "questions.jsonl" for s in evaluation.systems(few)]
+    experiment.execute(few, jobs=2, kept=tmp_path / "kept", say=said.append)
+    assert "2 at once, of 4 to do." in said
+    assert sum("found in the run folder" in s for s in said) == 4 and not any("steps" in s for s in said), "nothing was left to the first process"
+    together = [place.read_bytes() for place in places]
+    assert {p.parent.relative_to(tmp_path / "kept").as_posix() for p in (tmp_path / "kept").rglob("questions.jsonl.gz")} == {"base", "plain/seed0", "plain/seed1", "reasoned-33/seed0"}
+    shutil.rmtree(few.path("arms"))
+    shutil.rmtree(few.path("predictions"))
     monkeypatch.setattr(experiment.sys, "executable", "/bin/false")
-    experiment.execute(run, jobs=2)
-    assert all(evaluation.is_predicted(run, data, s) for s in evaluation.systems(run))
+    experiment.execute(few, jobs=2, say=said.append)
+    assert sum("steps" in s for s in said) == 3 and [place.read_bytes() for place in places] == together
+    assert experiment.at_once(few) == 1, "without a GPU"
 
 
 def test_how_many_at_once_is_what_the_gpu_has_room_for(run, monkeypatch):
