@@ -72,7 +72,7 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", action="store_true", help="write the report of what is done so far, and stop")
     parser.add_argument("--run", default="", metavar="NAME", help="run folder below runs/ (default: the study's name)")
     parser.add_argument("--profile", default="auto", help="model and recipe (default: the study's, or by what the machine has)")
-    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="how many (arm, seed) at once (default: 1; on a GPU as many as it has room for)")
+    parser.add_argument("--jobs", type=int, default=None, metavar="N", help="how many (arm, seed) at once (default: 1; on a GPU as many as it has room for)")
     parser.add_argument("--keep", default="", metavar="FOLDER", help="copy each finished arm's small result files and the report there, and go on from those that lie there")
 
 
@@ -80,7 +80,7 @@ def _study(options: argparse.Namespace) -> int:
     from . import display, evaluation, experiment, own_evaluation, pipeline, report, results, runtime, studies
 
     runtime.quiet()
-    if options.jobs < 0:
+    if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}: expected 1 or more.")
     name = options.run or studies.load(options.study).name
     _run_folder(name)
@@ -304,7 +304,7 @@ def _plan(options: argparse.Namespace) -> int:
     print(memory.table(rows))
     for model in options.models or memory.ARCHITECTURES:
         print(memory.verdict(model, options.budget, **settings))
-    print("\nPredicted from the configurations; within 2 % of what an H200 allocated for phi-2 and Phi-3-mini (notebooks/results/bench/memory.md); not measured on a T4.")
+    print("\nPredicted from the configurations; within 3 % of what an H200 allocated for phi-2 and Phi-3-mini (notebooks/results/bench/memory.md); not measured on a T4.")
     return 0
 
 

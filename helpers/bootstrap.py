@@ -197,7 +197,7 @@ def _tail(text: str, lines: int = 12) -> str:
 
 
 def missing(needs: str) -> list[str]:
-    """The requirements that the running Python has not, or in a version too old: "scipy", "transformers>=5.18 (it has 5.15.0)". One too new may do: tests/drift.py tries them."""
+    """The requirements that the running Python lacks, or has in a version too old: "scipy", "transformers>=5.15 (it has 5.10.0)". One too new may do: tests/drift.py tries them."""
     ranges = [item for file in REQUIREMENTS[needs] for item in wanted(ROOT / file).items()]
     return [found for name, specifier in ranges if (found := _lacking(name, specifier))]
 

@@ -143,14 +143,14 @@ def _work(folder: Path) -> None:
 
     runtime.quiet()
     job = read_json(folder / JOB)
-    threading.Thread(target=_pause_when_gone, args=(int(os.environ[PARENT]),), daemon=True).start()
+    threading.Thread(target=pause_when_gone, args=(int(os.environ[PARENT]),), daemon=True).start()
     profile = profiles.parse(job["profile"])
     items = tuple((stage, records.parse(record, JOB)) for stage, record in job["items"])
     dev = {name: [records.parse(r, JOB) for r in rows] for name, rows in job["dev"].items()}
     training.train(profile, training.Plan(items, **job["order"]), dev, folder, stop_after=job["stop_after"])
 
 
-def _pause_when_gone(parent: int) -> None:
+def pause_when_gone(parent: int) -> None:
     """Ask for a pause once the process that started the training is gone: nobody would know of it, and another run would write here too."""
     # Not by the file `pause`: a new start removes it, and while the model is loaded nobody looks at it, but a signal then ends the process.
     import psutil

@@ -9,12 +9,27 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import architectures, assembly, checkpoints, corpora, evaluation, memory, pipeline, profiles, reasoning, studies
+from . import (
+    architectures,
+    assembly,
+    checkpoints,
+    corpora,
+    distributed,
+    evaluation,
+    memory,
+    models,
+    pipeline,
+    profiles,
+    reasoning,
+    scale,
+    studies,
+)
 from .evaluation import System
 from .files import ROOT, UserError, read_json, read_object, whole_file, write_json, write_text
 from .progress import clock
@@ -60,7 +75,7 @@ def plan(run: Run, kept: Path | None = None) -> list[Job]:
     for system in evaluation.systems(run):
         steps, tokens = (0, 0.0) if system.name == "base" else _training(run, questions, system.name)
         trained = system.adapter is None or (put_on and pipeline.is_trained(run.with_seed(system.seed), data, system.name))
-        predicted = data is not None and (evaluation.is_predicted(run, data, system) or bool(kept and _is_kept(run, data, system, kept)))
+        predicted = data is not None and _is_there(run, data, system, kept)
         trained = trained or predicted
         jobs.append(
             Job(system.name, system.seed, steps, tokens / per_second[0], _to_predict(run, system) / per_second[1], trained, predicted)
@@ -164,7 +179,8 @@ def describe(run: Run, jobs: list[Job]) -> str:
         seed = "" if job.seed < 0 else job.seed
         lines.append(f"  {job.arm:22}{seed:>5}{job.steps or '':>7}{clock(job.train_seconds):>9}{clock(job.predict_seconds):>9}  {state}")
     memory = memory_gb(run)
-    lines += ["", f"Left: about {clock(left)}. Peak memory: {f'{memory:.1f} GB' if memory else 'not measured on this machine yet'}."]
+    together = f" one after the other, {most} at once here" if (most := at_once(run)) > 1 else ""
+    lines += ["", f"Left: about {clock(left)}{together}. Peak memory: {f'{memory:.1f} GB' if memory else 'not measured on this machine yet'}."]
     return "\n".join(lines)
 
 
@@ -217,31 +233,43 @@ def at_once(run: Run) -> int:
         each = memory.plan(known, length=recipe.max_length, batch=recipe.batch_size * recipe.accumulation, rank=recipe.rank, checkpointing=False)
     except UserError:
         return 1
-    return max(1, min(AT_ONCE, (os.cpu_count() or 1) // 2, int(memory.ROOM * budget * memory.GIB // each.total)))
+    return max(1, min(AT_ONCE, scale.cores() // 2, int(memory.ROOM * budget * memory.GIB // each.total)))
 
 
 def _together(run: Run, data: pipeline.Data, kept: Path | None, jobs: int, say: Callable[[str], None]) -> None:
-    """Let `jobs` processes go through the study, each (arm, seed) in one of them. What one of them leaves undone, whoever called does, and meets its error."""
-    todo = [s.label for s in evaluation.systems(run) if not evaluation.is_predicted(run, data, s)]
+    """Let `jobs` processes go through the study, each (arm, seed) in one of them. What they leave undone, the caller does afterwards, and meets the error there."""
+    todo = [s for s in evaluation.systems(run) if not _is_there(run, data, s, kept)]
     if len(todo) < 2:
         return
     jobs = min(jobs, len(todo))
+    # Fetched and converted once, not by each of them.
+    models.load_tokenizer(run.profile, say)
     say(f"{jobs} at once, of {len(todo)} to do.")
     task = {"folder": str(run.folder.absolute()), "profile": asdict(run.profile), "study": asdict(run.study), "kept": str(kept.absolute()) if kept else ""}
+    environment = {**os.environ, GPU_JOBS: str(jobs), distributed.PARENT: str(os.getpid())}
     workers = []
     try:
         for _ in range(jobs):
-            workers.append(subprocess.Popen([sys.executable, "-m", f"{__package__}.experiment"], stdin=subprocess.PIPE, cwd=ROOT, env={**os.environ, GPU_JOBS: str(jobs)}, text=True))
+            # In sessions of their own: an interrupt from the terminal would reach them besides, as their second one, at which nothing more is saved.
+            command = [sys.executable, "-m", f"{__package__}.experiment"]
+            workers.append(subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, env=environment, text=True, start_new_session=True))
             with contextlib.suppress(BrokenPipeError), workers[-1].stdin as pipe:
                 json.dump(task, pipe)
         for worker in workers:
             worker.wait()
     finally:
-        # Each saves what it trains, and stops.
+        # Each saves the step that it trains, and stops (on Windows at once).
         for worker in workers:
             worker.terminate()
-        for worker in workers:
-            worker.wait()
+        try:
+            for worker in workers:
+                worker.wait()
+        except KeyboardInterrupt:
+            for worker in workers:
+                worker.kill()
+            raise
+    if any(worker.returncode for worker in workers):
+        say("Some processes ended early (reason above). What they left is done now, one after the other.")
 
 
 def _work(task: dict) -> None:
@@ -249,6 +277,7 @@ def _work(task: dict) -> None:
     from filelock import FileLock, Timeout
 
     quiet()
+    threading.Thread(target=distributed.pause_when_gone, args=(int(os.environ[distributed.PARENT]),), daemon=True).start()
     study = task["study"] | {"seeds": tuple((arm, tuple(seeds)) for arm, seeds in task["study"]["seeds"]), "recipe": tuple(map(tuple, task["study"]["recipe"]))}
     run, kept = Run(Path(task["folder"]), profiles.parse(task["profile"]), studies.Study(**study)), Path(task["kept"]) if task["kept"] else None
     data = pipeline.load(run)
@@ -256,8 +285,13 @@ def _work(task: dict) -> None:
     places.mkdir(exist_ok=True)
     # One arm of every seed before the next arm: the first of a seed trains what its others wait for.
     for system in sorted(evaluation.systems(run), key=lambda s: run.study.arms.index(s.name) if s.adapter else -1):
-        with contextlib.suppress(Timeout), FileLock(places / f".{system.label.replace(' ', '-')}.work").acquire(blocking=False):
-            if evaluation.is_predicted(run, data, system):
+        lock = FileLock(places / f".{system.label.replace(' ', '-')}.work")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            continue
+        try:
+            if _is_there(run, data, system, kept):
                 continue
 
             def say(text: str, label: str = system.label) -> None:
@@ -265,7 +299,13 @@ def _work(task: dict) -> None:
 
             begun = time.monotonic()
             _one(run, data, system, kept, lambda steps: lambda row: None, lambda label, done, total: None, say)
-            say(f"done in {clock(time.monotonic() - begun)}.")
+            say(f"done in {clock(time.monotonic() - begun)}, by process {os.getpid()}.")
+        finally:
+            lock.release()
+
+
+def _is_there(run: Run, data: pipeline.Data, system: System, kept: Path | None) -> bool:
+    return evaluation.is_predicted(run, data, system) or bool(kept and _is_kept(run, data, system, kept))
 
 
 def _place(folder: Path, system: System) -> Path:

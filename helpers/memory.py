@@ -32,7 +32,7 @@ from .figure_style import (
 )
 from .files import UserError
 from .profiles import Profile
-from .runtime import T4_GIB, Device
+from .runtime import CONTEXT_GIB, T4_GIB, Device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ T4 = Device("cuda", "Tesla T4", (7, 5))
 # Share of a GPU's memory that is counted on.
 ROOM = 0.9
 # Assumptions, not counted: the CUDA context with its kernels and cuBLAS workspaces, and what the caching allocator holds in pieces.
-CONTEXT = 0.45 * GIB
+CONTEXT = CONTEXT_GIB * GIB
 FRAGMENTATION = 0.05
 WEIGHTS = ("nf4", "float16", "float32")
 # Share of a prompt and its completion that is completion.
@@ -177,6 +177,7 @@ def fitted(profile: Profile, longest: int, budget: float) -> Profile:
     """
     recipe, model = profile.recipe, profile.model
     whole = recipe.batch_size * recipe.accumulation
+    # As on a T4: on a newer GPU bf16 is as large as fp16, and Gemma 3 needs less than the fp32 that is counted here.
     compute = dataclasses.replace(T4, fp16_safe=model.fp16_safe).dtype_name
     for batch in (n for n in range(whole, 0, -1) if whole % n == 0):
         for checkpointing in (False, True):

@@ -9,7 +9,7 @@ from pathlib import Path
 from . import corpora
 from .files import UserError, cache_folder, read_object, sha256, whole_folder
 from .profiles import Profile
-from .runtime import Device, device
+from .runtime import Device, device, gpu_gib
 
 TINY_VOCABULARY = 1024
 # What the names of the language model's weights begin with in Gemma 3 with images: on the hub, and in transformers 5.
@@ -51,12 +51,14 @@ def convert_gguf(source: corpora.Source, folder: Path, say: Callable[[str], None
 
 def gemma_tokenizer(gguf: Path):
     """The tokenizer in a Gemma 3 GGUF file, whatever the version of transformers. Raises `UserError` where it does not cut a text as Gemma does."""
-    from gguf import GGUFReader
-    from transformers import AddedToken, AutoTokenizer, GemmaTokenizer
-    from transformers.tokenization_utils_base import generate_merges
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     if not _cuts_as_gemma(tokenizer):
+        from gguf import GGUFReader
+        from transformers import AddedToken, GemmaTokenizer
+        from transformers.tokenization_utils_base import generate_merges
+
         # Before 5.18 transformers read the scores in the file as if they were a unigram model's; the merges are in the order of the vocabulary.
         fields = GGUFReader(gguf).fields
         tokens, kinds = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
@@ -112,7 +114,10 @@ def load_tokenizer(profile: Profile, say: Callable[[str], None] = print):
     """The tokenizer, with a pad token; padding is masked by position, so pad = eos does no harm. Raises `UserError`."""
     from transformers import AutoTokenizer
 
-    tokenizer = _hub(profile, lambda: AutoTokenizer.from_pretrained(local_folder(profile, say), trust_remote_code=False))
+    folder = local_folder(profile, say)
+    tokenizer = _hub(profile, lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+    if profile.model.source == "package" and not _cuts_as_gemma(tokenizer):
+        raise UserError(f"{folder}: its tokenizer is not the model's (converted with transformers 5.15 to 5.17). Remove this folder and run again.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -214,9 +219,7 @@ def _has_room(model) -> bool:
 
 
 def _gpu_bytes() -> int:
-    import torch
-
-    return torch.cuda.get_device_properties(0).total_memory
+    return int(gpu_gib() * 2**30)
 
 
 def load_for_inference(

@@ -135,7 +135,8 @@ def _fitted(profile: Profile, order, say: Callable[[str], None]) -> Profile:
     found = memory.fitted(profile, longest, budget)
     if found != profile:
         kept = "every activation kept" if not found.recipe.gradient_checkpointing else "with gradient checkpointing"
-        say(f"{found.recipe.batch_size} examples at once, accumulated {found.recipe.accumulation} times, {kept}: predicted to fit {budget:.1f} GiB.")
+        times = f", accumulated {found.recipe.accumulation} times" if found.recipe.accumulation > 1 else ""
+        say(f"{found.recipe.batch_size} examples at once{times}, {kept}: predicted to fit {budget:.1f} GiB.")
     return found
 
 

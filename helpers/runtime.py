@@ -140,6 +140,7 @@ def device(fp16_safe: bool = True) -> Device:
 # How many processes share the GPU.
 GPU_JOBS = "BONSAI_GPU_JOBS"
 T4_GIB = 14.74  # torch.cuda.get_device_properties(0).total_memory, as Colab's T4 reports it
+CONTEXT_GIB = 0.45  # assumed: the CUDA context with its kernels and cuBLAS workspaces
 _as_t4 = False
 
 
@@ -150,7 +151,8 @@ def as_t4(flash: bool = False) -> None:
 
     _as_t4 = True
     if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(min(1.0, T4_GIB * 2**30 / torch.cuda.get_device_properties(0).total_memory))
+        # What is limited is the allocator: of a T4's memory the CUDA context is taken off.
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (T4_GIB - CONTEXT_GIB) * 2**30 / torch.cuda.get_device_properties(0).total_memory))
         torch.backends.cuda.enable_flash_sdp(flash)
         torch.backends.cuda.enable_cudnn_sdp(flash)
 
@@ -162,7 +164,9 @@ def gpu_gib() -> float:
     if not torch.cuda.is_available():
         return 0.0
     whole = T4_GIB if _as_t4 else torch.cuda.get_device_properties(0).total_memory / 2**30
-    return whole / int(os.environ.get(GPU_JOBS, 1))
+    # Others may be at the same GPU.
+    free = (torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()) / 2**30
+    return min(free, whole / int(os.environ.get(GPU_JOBS, 1)))
 
 
 def peak_memory_gb() -> float:
@@ -181,7 +185,8 @@ def gflops(here: Device, size: int = 1024, times: int = 6) -> float:
     """GFLOP/s at which `here` multiplies `size` × `size` matrices in the precision that it trains in: the best of so many `times`."""
     import torch
 
-    matrix = torch.ones(size, size, dtype=here.dtype, device=here.kind)
+    # Not ones: on a GPU equal numbers take less power, and run faster than any real ones.
+    matrix = torch.randn(size, size, device=here.kind).to(here.dtype)
     best = float("inf")
     for _ in range(times):
         begun = time.perf_counter()

@@ -133,7 +133,7 @@ def machine() -> dict[str, Any]:
     except OSError:
         named = []
     return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "cpu": " ".join((named or [platform.processor() or platform.machine()])[0].split()),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.system(),
@@ -141,6 +141,11 @@ def machine() -> dict[str, Any]:
         "load": round(psutil.getloadavg()[0], 2),
         **{name: version(name) for name in ("rensa", "datasketch", "py3langid")},
     }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def described(machine: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 import random
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import architectures, checkpoints, corpora, memory, models, profiles, prompts, runtime, scale, training
-from .files import UserError, cache_folder, whole_folder, write_json, write_text
+from .files import UserError, cache_folder, sha256, whole_folder, write_json, write_text
 from .profiles import Profile
 from .records import Record
 
@@ -55,15 +56,16 @@ def measure(
 
     The examples are the recipe's in miniature: sentence pairs and questions in its proportion, a rationale on its fraction of the questions. With
     `random_weights` the model has its published sizes, a small vocabulary in use and no training: as fast, and nothing to download. With `t4` a larger GPU works
-    within a T4's limits (`runtime.as_t4`). With `folder`, `training.json` and `training.md` are written there, of a profile other than the default under its name.
+    within a T4's limits (`runtime.as_t4`). With `folder`, `training.json` and `training.md` are written there, with the profile, where it is not the default, and the settings in their names.
     A variant that fails gets a row that says why. Raises `UserError`, also for no step.
     """
     if steps < 1:
         raise UserError(f"--steps {steps}: expected 1 or more.")
-    place = _random_model(profiles.choose(profile)) if random_weights else ""
+    # In a process of its own: the memory that it takes on the GPU is needed by what is measured.
+    place = scale.apart("throughput", "random", steps, profile)["folder"] if random_weights else ""
     words = (steps, profile, place, "t4" if t4 else "")
     result: dict = {"machine": scale.machine(), "profile": profile, "steps": steps, "random_weights": random_weights, "as_t4": t4}
-    result |= scale.apart("throughput", "gflops", *words)
+    result |= {"versions": _versions()} | scale.apart("throughput", "gflops", *words)
     result["rows"] = []
     for name in variants or available():
         try:
@@ -76,10 +78,16 @@ def measure(
         result["rows"].append({"name": name} | row)
         say(f"{VARIANTS[name]}: {said}")
     if folder:
-        stem = "training" if profile == "gemma3-270m" else f"training-{profile}"
+        stem = "-".join(["training", *([profile] if profile != "gemma3-270m" else []), *(["random"] if random_weights else []), *(["as-t4"] if t4 else [])])
         write_json(Path(folder) / f"{stem}.json", result)
         write_text(Path(folder) / f"{stem}.md", table(result))
     return result
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that train."""
+    names = ("torch", "transformers", "peft", "trl", "bitsandbytes", "unsloth")
+    return {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)}
 
 
 def table(result: dict) -> str:
@@ -87,20 +95,23 @@ def table(result: dict) -> str:
     own = next((r["tokens_per_second"] for r in result["rows"] if r["name"] == "ours"), None)
     gpu = result.get("device", "")
     where = f"one {gpu}, beside {scale.described(result['machine'])}" if gpu else scale.described(result["machine"])
-    limits = f" The GPU keeps to a T4's limits: fp16, {memory.T4_GIB} GiB, no flash attention; its speed is its own." if result.get("as_t4") else ""
+    limits = f" The GPU keeps to a T4's limits: its precision, {memory.T4_GIB} GiB, no flash attention; its speed is its own." if result.get("as_t4") and gpu else ""
     weights = " Random weights of the published sizes." if result.get("random_weights") else ""
+    made = ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items())
     lines = [
-        f"Training {result['profile']} (LoRA on every linear layer, 16 examples a step, {result['steps']} steps) on {where}.{limits}{weights}",
+        f"Training {result['profile']} (LoRA on every linear layer, 16 examples a step, {result['steps']} steps) on {where}.{limits}{weights}{f' {made}.' if made else ''}",
         "",
         "| trainer | precision | at once × accumulated | real tokens/s | this project is faster by | peak memory (GB) |",
         "| --- | --- | --- | ---: | ---: | ---: |",
     ]
     for row in result["rows"]:
         if "failed" in row:
-            lines.append(f"| {VARIANTS[row['name']]} | did not run: {row['failed']} | | | | |")
+            reason = row["failed"].replace("|", "\\|")
+            lines.append(f"| {VARIANTS[row['name']]} | did not run: {reason} | | | | |")
             continue
         times = f"{own / row['tokens_per_second']:.1f} ×" if own and row["name"] != "ours" else ""
-        lines.append(f"| {VARIANTS[row['name']]} | {row['precision']} | {row.get('at_once', '')} | {row['tokens_per_second']:.0f} | {times} | {row['peak_gb']:.1f} |")
+        mended = ", but for its adapters put back to fp32" if row.get("mended") else ""
+        lines.append(f"| {VARIANTS[row['name']]}{mended} | {row['precision']} | {row.get('at_once', '')} | {row['tokens_per_second']:.0f} | {times} | {row['peak_gb']:.1f} |")
     return "\n".join([*lines, *_ceiling(result)]) + "\n"
 
 
@@ -156,7 +167,7 @@ def _random_model(profile: Profile) -> Path:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = architectures.find(profile.name)
-    folder = cache_folder() / f"{profile.name}-random"
+    folder = cache_folder() / f"{profile.name}-{sha256(corpora.QUESTIONS)[:8]}-random"
     if not folder.exists():
         tokenizer = models.load_tokenizer(profiles.choose("tiny"))
         ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
@@ -245,7 +256,8 @@ def _trl(profile: Profile, steps: int, packed: bool = False, unsloth: bool = Fal
         trainer = SFTTrainer(
             model, arguments, train_dataset=datasets.Dataset.from_list(texts), processing_class=tokenizer, peft_config=adapter, callbacks=[Clock()]
         )
-        if here.dtype_name == "float16" and not unsloth:
+        mended = here.dtype_name == "float16" and not unsloth
+        if mended:
             # As it comes it makes the adapters bf16, whose gradients torch's scaler for fp16 has no kernel for: whoever is on a T4 has to put them back.
             for parameter in trainer.model.parameters():
                 if parameter.requires_grad:
@@ -253,7 +265,7 @@ def _trl(profile: Profile, steps: int, packed: bool = False, unsloth: bool = Fal
         trainer.train()
     begun = marks[_warm() - 1]
     once = "packed" if packed else f"{size} × {batch // size or 1}{', checkpointed' if arguments.gradient_checkpointing else ''}"
-    return {"tokens": int(marks[-1][1] - begun[1]), "seconds": marks[-1][0] - begun[0], "at_once": once}
+    return {"tokens": int(marks[-1][1] - begun[1]), "seconds": marks[-1][0] - begun[0], "at_once": once} | ({"mended": True} if mended else {})
 
 
 def _unsloth_model(profile: Profile, here: runtime.Device):
@@ -278,6 +290,8 @@ def _task(name: str, steps: int, profile_name: str, place: str = "", limits: str
         # On a T4 Unsloth takes xformers' attention for its unpadded rows; here torch's flash attention stands in for that.
         runtime.as_t4(flash=name == "unsloth")
     profile = profiles.choose(profile_name, model_id=place)
+    if name == "random":
+        return {"folder": str(_random_model(profile))}
     here = runtime.device(profile.model.fp16_safe)
     if name == "gflops":
         # Large enough on a GPU for the launch of the product to count for nothing.

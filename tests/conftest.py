@@ -37,6 +37,27 @@ def quiet_libraries():
 
 
 @pytest.fixture
+def t4():
+    """The GPU held to a T4's limits; afterwards it is what it was."""
+    import gc
+
+    import torch
+
+    from helpers import runtime
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.cudnn_sdp_enabled()
+    runtime.as_t4()
+    torch.cuda.reset_peak_memory_stats()
+    yield
+    runtime._as_t4 = False
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.backends.cuda.enable_flash_sdp(before[0])
+    torch.backends.cuda.enable_cudnn_sdp(before[1])
+
+
+@pytest.fixture
 def fp32(monkeypatch):
     """Compute in fp32 whatever the processor: in bf16 two orders of summation already differ in the second digit."""
     from helpers import runtime

@@ -5,11 +5,23 @@ On any machine with a CUDA GPU of 16 GiB or more: python -m helpers test --all -
 
 from __future__ import annotations
 
-import gc
+import dataclasses
+import math
+import statistics
 
 import pytest
 
-from helpers import checkpoints, corpora, files, memory, models, profiles, runtime, throughput, training
+from helpers import (
+    checkpoints,
+    corpora,
+    files,
+    memory,
+    models,
+    pipeline,
+    profiles,
+    throughput,
+    training,
+)
 
 
 def _cuda() -> bool:
@@ -21,33 +33,15 @@ def _cuda() -> bool:
 pytestmark = [pytest.mark.slow, pytest.mark.skipif("not _cuda()", reason="no CUDA device: phi-2 is not trained here")]
 
 
-@pytest.fixture
-def t4():
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()
-    runtime.as_t4()
-    torch.cuda.reset_peak_memory_stats()
-    yield
-    runtime._as_t4 = False
-    torch.cuda.set_per_process_memory_fraction(1.0)
-
-
 @pytest.fixture(scope="module")
 def phi2():
     chosen = profiles.choose("phi-2")
     return profiles.choose("phi-2", model_id=str(throughput._random_model(chosen)))
 
 
-def _fitted(profile, order):
-    longest = max(len(e["input_ids"]) for e in training.encode(models.load_tokenizer(profile), profile, order.items))
-    return memory.fitted(profile, longest, runtime.gpu_gib()), longest
-
-
 def _trained(profile, steps: int, folder, fit: bool = False):
     order = throughput._order(profile, steps - throughput.WARM_GPU)
-    profile = _fitted(profile, order)[0] if fit else profile
+    profile = pipeline._fitted(profile, order, lambda text: None) if fit else profile
     dev = {kind: [next(r for stage, r in order.items if (stage == "translate") == (kind == "pairs"))] for kind in ("pairs", "questions")}
     said = []
     training.train(profile.replace(evaluations=1), order, dev, folder, say=said.append)
@@ -55,21 +49,21 @@ def _trained(profile, steps: int, folder, fit: bool = False):
     return rows, said, files.read_json(folder / "done.json")
 
 
-@pytest.mark.parametrize("compute", ["float16", "float32"])
-def test_fifty_steps_of_the_trainer_stay_finite_within_a_t4_s_memory(compute, phi2, t4, tmp_path):
+def test_fifty_steps_of_the_trainer_stay_finite_within_a_t4_s_memory(phi2, t4, tmp_path):
     """The loss of every step, and the gradient once the scaler has found its scale; fp16 and fp32 come to the same loss."""
-    import dataclasses
-    import math
-
-    profile = dataclasses.replace(phi2, model=dataclasses.replace(phi2.model, fp16_safe=compute == "float16"))
-    rows, said, done = _trained(profile, 50, tmp_path / compute, fit=True)
-    assert not said and done["precision"] == compute and done["peak_memory_gb"] * 1e9 < memory.T4_GIB * memory.GIB
-    assert [r["step"] for r in rows] == list(range(1, 51))
-    assert all(math.isfinite(r["loss"]) for r in rows) and all(math.isfinite(r["grad_norm"]) for r in rows[20:])
-    assert sum(r["loss"] for r in rows[-5:]) < sum(r["loss"] for r in rows[:5])
-    skipped = sum(not math.isfinite(r["grad_norm"]) for r in rows)
-    print(f"{done['device']}, phi-2 in {compute}: loss {rows[0]['loss']:.3f} -> {rows[-1]['loss']:.3f}, {skipped} steps skipped by the scaler, peak {done['peak_memory_gb']:.2f} GB, "
-          f"{sorted(r['tokens_per_second'] for r in rows)[25]:.0f} tokens/s")  # fmt: skip
+    last = []
+    for compute in ("float16", "float32"):
+        profile = dataclasses.replace(phi2, model=dataclasses.replace(phi2.model, fp16_safe=compute == "float16"))
+        rows, said, done = _trained(profile, 50, tmp_path / compute, fit=True)
+        assert not said and done["precision"] == compute
+        assert [r["step"] for r in rows] == list(range(1, 51))
+        assert all(math.isfinite(r["loss"]) for r in rows) and all(math.isfinite(r["grad_norm"]) for r in rows[20:])
+        last.append(sum(r["loss"] for r in rows[-5:]) / 5)
+        assert last[-1] < sum(r["loss"] for r in rows[:5]) / 5
+        skipped = sum(not math.isfinite(r["grad_norm"]) for r in rows)
+        rate = statistics.median(r["tokens_per_second"] for r in rows)
+        print(f"{done['device']}, phi-2 in {compute}: loss {rows[0]['loss']:.3f} -> {rows[-1]['loss']:.3f}, {skipped} steps skipped by the scaler, peak {done['peak_memory_gb']:.2f} GB, {rate:.0f} tokens/s")
+    assert last[0] == pytest.approx(last[1], rel=0.02)
 
 
 def test_a_step_that_does_not_fit_is_halved_and_goes_on(phi2, t4, tmp_path):
@@ -82,7 +76,8 @@ def test_a_step_that_does_not_fit_is_halved_and_goes_on(phi2, t4, tmp_path):
 
 def test_the_batch_that_is_chosen_fits(phi2, t4, tmp_path):
     order = throughput._order(phi2, 4)
-    chosen, longest = _fitted(phi2, order)
+    chosen = pipeline._fitted(phi2, order, lambda text: None)
+    longest = max(len(e["input_ids"]) for e in training.encode(models.load_tokenizer(phi2), phi2, order.items))
     assert chosen.recipe.batch_size > phi2.recipe.batch_size
     rows, said, done = _trained(chosen, 8, tmp_path / "run")
     assert not said, "nothing was halved"
@@ -104,4 +99,6 @@ def test_it_generates_within_a_t4_s_memory(merge, phi2, t4):
     alone = inference.stage(model, tokenizer, phi2, "S4", questions[:2], asked=True)
     assert len(found) == 32 and all(p.tokens > 20 for p in found)
     assert sum(a.text == b.text for a, b in zip(found, alone, strict=False)) >= 1, "of two, one at least: in fp16 the order of sums may turn a token of a random model"
-    print(f"phi-2, merged {merge}: peak {torch.cuda.max_memory_allocated() / memory.GIB:.2f} GiB")
+    peak = torch.cuda.max_memory_allocated() / memory.GIB
+    print(f"phi-2, merged {merge}: peak {peak:.2f} GiB")
+    assert peak < (11 if merge else 6)

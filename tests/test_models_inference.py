@@ -193,24 +193,25 @@ def test_shots_are_seeded_training_records_without_rationale(questions):
 def test_the_embedded_tokenizer_is_gemma_s(questions, monkeypatch):
     """Read from the model's own file. transformers 5.15 to 5.17 take it for a unigram model's: half as many tokens again, such as the model had never seen."""
     import hashlib
-    import json
+
+    from transformers import AutoTokenizer
 
     from helpers import corpora
 
     file = corpora.fetch(corpora.GEMMA)
+    read = models.gemma_tokenizer(file)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *a, **k: lambda text, add_special_tokens: {"input_ids": [818, 505, 502]})
+    made = models.gemma_tokenizer(file)
     texts = [t for r in questions for t in (r.ja, r.en, r.reasoning)]
-    more = ["  two spaces\n\n\ttab  \n   x", "emoji 👩‍👧 é", "<bos>hi<eos>", "<start_of_turn>user"]
-    real, calls, hashes = models._cuts_as_gemma, [], set()
-    for check in (real, lambda tokenizer: calls.append(tokenizer) or (len(calls) > 1 and real(tokenizer))):
-        monkeypatch.setattr(models, "_cuts_as_gemma", check)
-        tokenizer = models.gemma_tokenizer(file)
-        ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in [*texts, *more]]
-        assert tokenizer.batch_decode(ids) == [*texts, *more]
-        assert sum(map(len, ids[: len(texts)])) / sum(map(len, texts)) < 0.4 and len(tokenizer) == 262_144
-        assert ids[-2:] == [[2, 2202, 1], [105, 2364]] and ids[-4][0] == 138, "control tokens, and runs of spaces, are one token each"
-        assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) == (0, 1, 2)
-        hashes.add(hashlib.sha256(json.dumps(ids).encode()).hexdigest())
-    assert len(calls) == 2 and len(hashes) == 1, "put together here, as for an older transformers, it is the same"
+    texts += ["  two spaces\n\n\ttab  \n   x", "emoji 👩‍👧 é", "<bos>hi<eos>", "<start_of_turn>user"]
+    found = [[tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts] for tokenizer in (read, made)]
+    assert found[0] == found[1], "put together here, as for an older transformers, it is the same"
+    # As transformers 5.23 reads it.
+    assert hashlib.sha256(repr(found[0][: 3 * 20]).encode()).hexdigest()[:16] == "f71f6f1bebcaf850"
+    assert made.batch_decode(found[1]) == texts and sum(map(len, found[1])) / sum(map(len, texts)) < 0.4
+    assert found[1][-2:] == [[2, 2202, 1], [105, 2364]] and found[1][-4][0] == 138, "control tokens, and runs of spaces, are one token each"
+    for tokenizer in (read, made):
+        assert len(tokenizer) == 262_144 and (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) == (0, 1, 2)
 
 
 def test_a_tokenizer_that_is_not_the_model_s_is_refused(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -200,3 +201,16 @@ def test_an_arm_is_trained_again_when_its_data_changes(run):
     changed = pipeline.Data(data.pairs, data.questions | {"train": data.questions["train"][:-2]}, data.manifest | {"files": {"train.jsonl": "other"}})
     pipeline.train_arm(run, changed, "plain")
     assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() != before
+
+
+def test_on_a_gpu_as_much_of_a_step_at_once_as_there_is_room_for(tiny, pairs, monkeypatch):
+    """The same step; said, and without a GPU nothing is changed."""
+    from helpers import training
+
+    phi2, said = dataclasses.replace(tiny, name="phi-2").replace(batch_size=2, accumulation=8, gradient_checkpointing=True), []
+    order = training.plan(phi2.recipe, [*pairs, *pairs], [])
+    assert pipeline._fitted(phi2, order, said.append) == phi2 and not said
+    monkeypatch.setattr(pipeline.runtime, "gpu_gib", lambda: 80.0)
+    found = pipeline._fitted(phi2, order, said.append).recipe
+    assert (found.batch_size, found.accumulation, found.gradient_checkpointing) == (16, 1, False)
+    assert said == ["16 examples at once, every activation kept: predicted to fit 80.0 GiB."]

@@ -15,6 +15,7 @@ def test_ours_trains_as_many_steps_as_were_asked_for(steps, monkeypatch):
     asked = []
     monkeypatch.setattr(training, "train", lambda profile, order, *a, **k: asked.append(order))
     monkeypatch.setattr(throughput.checkpoints, "read_log", lambda path: [{"step": n, "tokens_per_second": 1.0, "tokens_seen": n, "target_tokens_seen": n} for n in range(1, 3)])
+    monkeypatch.setattr(throughput, "_warm", lambda: throughput.WARM)
     profile = profiles.choose("gemma3-270m").replace(batch_size=4, accumulation=2)
     tiny = dataclasses.replace(profile, model=profiles.choose("tiny").model)
     throughput._ours(tiny, steps)
@@ -40,13 +41,33 @@ def test_the_ceiling_counts_the_linear_layers_and_the_head_where_it_is_used():
     assert "GFLOP" not in throughput.table(result | {"profile": "tiny"})
 
 
+def test_a_variant_that_fails_is_a_row_with_its_reason(tmp_path, monkeypatch):
+    def apart(module, name, *words):
+        if name == "gflops":
+            return {"gflops": 876_980.0, "device": "NVIDIA H200"}
+        if name == "trl":
+            raise files.UserError("measuring trl failed: ValueError: a | b")
+        return {"tokens": 1000, "labelled": 400, "seconds": 1.0, "tokens_per_second": 1000.0, "peak_gb": 5.0, "precision": "float16", "at_once": "16 × 1"}
+
+    monkeypatch.setattr(throughput.scale, "apart", apart)
+    result = throughput.measure(2, "phi-2", ("trl", "ours"), tmp_path, lambda text: None, t4=True)
+    page = (tmp_path / "training-phi-2-as-t4.md").read_text(encoding="utf-8")
+    assert page == throughput.table(result) and "| did not run: ValueError: a \\| b |" in page and "877 TFLOP/s" in page
+    assert "on one NVIDIA H200" in page and "a T4's limits" in page and result["versions"]["transformers"] in page
+    on_cpu = {k: v for k, v in result.items() if k != "device"}
+    assert "T4" not in throughput.table(on_cpu), "no GPU was held to anything"
+    monkeypatch.setattr(throughput.scale, "apart", lambda module, name, *words: apart(module, "trl"))
+    with pytest.raises(files.UserError, match="a | b"):
+        throughput.measure(2, "phi-2", ("ours",), say=lambda text: None)
+
+
 @pytest.mark.slow
 def test_each_trainer_is_measured_on_the_same_examples(tmp_path):
     result = throughput.measure(2, "tiny", folder=tmp_path, say=lambda text: None)
     rows = {r["name"]: r for r in result["rows"]}
     assert list(rows) == throughput.available() and result["gflops"] > 1
     assert all(r["tokens"] > 200 and r["seconds"] > 0 and 0.1 < r["peak_gb"] < 4 for r in rows.values())
-    # Two of three steps each, of the same texts in another order.
+    # Two steps each, of the same texts in another order.
     assert 0.25 < rows["ours"]["tokens"] / rows["trl"]["tokens"] < 4
     page = (tmp_path / "training.md").read_text(encoding="utf-8")
     assert page == throughput.table(result) and " × |" in page
