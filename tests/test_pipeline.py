@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from helpers import corpora, edits, evaluation, files, pipeline, records, report, runtime
+from helpers import corpora, edits, evaluation, files, pipeline, profiles, records, report, runtime
 from helpers import results as scored
 from helpers.records import Record
 
@@ -203,11 +203,11 @@ def test_an_arm_is_trained_again_when_its_data_changes(run):
     assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() != before
 
 
-def test_on_a_gpu_as_much_of_a_step_at_once_as_there_is_room_for(tiny, pairs, monkeypatch):
+def test_on_a_gpu_as_much_of_a_step_at_once_as_there_is_room_for(pairs, monkeypatch):
     """The same step; said, and without a GPU nothing is changed."""
     from helpers import training
 
-    phi2, said = dataclasses.replace(tiny, name="phi-2").replace(batch_size=2, accumulation=8, gradient_checkpointing=True), []
+    phi2, said = dataclasses.replace(profiles.choose("tiny-phi"), name="phi-2").replace(batch_size=2, accumulation=8, gradient_checkpointing=True), []
     order = training.plan(phi2.recipe, [*pairs, *pairs], [])
     assert pipeline._fitted(phi2, order, said.append) == phi2 and not said
     monkeypatch.setattr(pipeline.runtime, "gpu_gib", lambda: 80.0)
