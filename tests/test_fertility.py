@@ -29,6 +29,7 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(models, "local_folder", lambda profile, say: tiny)
+    monkeypatch.setattr(models, "_cuts_as_gemma", lambda tokenizer: True)
     monkeypatch.setattr(fertility.teachers, "smollm2_folder", lambda say: other)
     return tmp_path
 

@@ -214,6 +214,14 @@ def test_the_embedded_tokenizer_is_gemma_s(questions, monkeypatch):
         assert len(tokenizer) == 262_144 and (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) == (0, 1, 2)
 
 
+def test_a_converted_tokenizer_that_is_not_the_model_s_is_refused(tiny, monkeypatch):
+    """What an older transformers left in the cache, from before this was checked."""
+    folder = models.local_folder(tiny)
+    monkeypatch.setattr(models, "local_folder", lambda profile, say: folder)
+    with pytest.raises(files.UserError, match="its tokenizer is not the model's .* Remove this folder"):
+        models.load_tokenizer(profiles.choose("gemma3-270m"))
+
+
 def test_a_tokenizer_that_is_not_the_model_s_is_refused(tmp_path, monkeypatch):
     from transformers import AutoTokenizer
 
