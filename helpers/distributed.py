@@ -48,8 +48,8 @@ def train(
 ) -> Path:
     """`training.train` with the same arguments, in as many processes as `processes` says; each does its share of every step.
 
-    `BONSAI_ACCELERATE` names a configuration of accelerate's (`accelerate config`) for several nodes or FSDP. Raises `UserError`, with
-    what the processes said last in `processes.log` of the folder.
+    `BONSAI_ACCELERATE` names a configuration of accelerate's (`accelerate config`) for several nodes, or for FSDP (data/fsdp.yaml). Raises
+    `UserError`, with what the processes said last in `processes.log` of the folder.
     """
     from . import training
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 
-from .runtime import Device
+from .runtime import Device, sharded
 
 # Labelled positions whose logits are held at once, and how many columns of them are worked on while they are in the processor's cache.
 LOGIT_ROWS = 128
@@ -121,8 +121,8 @@ def _rms_norm():
 
 
 def install(model, here: Device) -> int:
-    """Put the functions into a peft model in NF4 that is to be trained on a CPU; number of modules changed (0 on a GPU)."""
-    if here.kind != "cpu":
+    """Put the functions into a peft model in NF4 that is to be trained on a CPU; number of modules changed (0 on a GPU, or where weights are sharded)."""
+    if here.kind != "cpu" or sharded():
         return 0
     linear = [m for m in model.modules() if hasattr(m, "lora_A") and hasattr(getattr(m, "base_layer", None), "quant_state")]
     # Another adapter, dropout or a variant of LoRA is left to peft.

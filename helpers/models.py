@@ -9,7 +9,7 @@ from pathlib import Path
 from . import corpora
 from .files import UserError, cache_folder, read_object, sha256, whole_folder
 from .profiles import Profile
-from .runtime import Device, device, gpu_gib
+from .runtime import Device, device, gpu_gib, sharded
 
 TINY_VOCABULARY = 1024
 # What the names of the language model's weights begin with in Gemma 3 with images: on the hub, and in transformers 5.
@@ -151,6 +151,8 @@ def load_base(profile: Profile, here: Device | None = None, say: Callable[[str],
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=here.dtype,
+        # FSDP shards NF4 weights only where they are kept as floats, of the dtype of the rest.
+        bnb_4bit_quant_storage=here.dtype if sharded() else None,
     )
     model = _hub(
         profile,

@@ -137,6 +137,11 @@ def device(fp16_safe: bool = True) -> Device:
     return Device("cpu", platform.processor() or platform.machine())
 
 
+def sharded() -> bool:
+    """Whether this process is one of several that hold the weights between them (FSDP, by accelerate's launcher)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
 # How many processes share the GPU.
 GPU_JOBS = "BONSAI_GPU_JOBS"
 T4_GIB = 14.74  # torch.cuda.get_device_properties(0).total_memory, as Colab's T4 reports it

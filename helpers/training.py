@@ -21,7 +21,7 @@ from .checkpoints import LOG, last_checkpoint
 from .files import UserError, disk_is_full, memory_ran_out, whole_folder, write_json
 from .profiles import Profile, Recipe
 from .records import Record
-from .runtime import Device, device, peak_memory_gb
+from .runtime import Device, device, peak_memory_gb, sharded
 
 # Windows of this many batches are sorted by length: little padding, and still a mixed order.
 WINDOW = 8
@@ -139,8 +139,19 @@ def labelled_loss(model, inputs: dict):
     if getattr(causal.config, "final_logit_softcapping", None):
         raise UserError(f"{causal.config.model_type} caps its logits, which this trainer does not: choose another model.")
     with torch.autocast(hidden.device.type, enabled=False):
-        loss = fused.head_loss()(hidden, head.weight, getattr(head, "bias", None), targets[wanted])
+        loss = _called(head, lambda x: fused.head_loss()(x, head.weight, getattr(head, "bias", None), targets[wanted]), hidden)
     return loss, wanted.sum()
+
+
+def _called(module, function: Callable, *args):
+    """`function` in place of the module's forward pass, within its hooks: FSDP gathers the module's weights in them."""
+    if not sharded():
+        return function(*args)
+    module.forward = function
+    try:
+        return module(*args)
+    finally:
+        del module.forward
 
 
 def dev_loss(model, examples: Sequence[dict[str, list[int]]], pad_id: int, here: Device, batch: int = 32) -> float:
@@ -158,9 +169,10 @@ def dev_loss(model, examples: Sequence[dict[str, list[int]]], pad_id: int, here:
         while done < len(ordered):
             try:
                 inputs = {k: v.to(model.device) for k, v in collate(ordered[done : done + batch], pad_id).items()}
-                loss, labelled = labelled_loss(model, inputs)
+                loss, labelled = model(**inputs) if sharded() else labelled_loss(model, inputs)
             except Exception as error:
-                if batch == 1 or not memory_ran_out(error):
+                # Processes that share out the weights take the same batches, or wait for each other for ever.
+                if batch == 1 or sharded() or not memory_ran_out(error):
                     raise
                 batch //= 2
                 continue
@@ -197,6 +209,13 @@ def _trainer_class():
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 checkpoints.copy_out(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", self.folder)
+
+        def save_model(self, output_dir=None, _internal_call=False):
+            if not sharded():
+                super().save_model(output_dir, _internal_call)
+            # Whole, as without FSDP, beside what each process saves of its own.
+            elif (state := _gathered(self.model)) and self.args.should_save:
+                self._save(output_dir, state_dict=state)
 
         def training_step(self, *args, **kwargs):
             # Stays set where memory runs out: the weights are then those of the last whole step.
@@ -465,6 +484,13 @@ def _trainer(model, arguments, examples: list[dict[str, list[int]]], tokenizer, 
     )
     # As the model's forward pass, so that what accelerate wraps around it (autocast, gradients of all processes) holds for it too.
     trainer.model.forward = partial(_forward, trainer.model)
+    if sharded():
+        plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+        if plugin is None or plugin.fsdp_version != 2:
+            raise UserError("FSDP needs GPUs and `fsdp_version: 2` in accelerate's configuration, as in data/fsdp.yaml.")
+        # accelerate's policy would cast adapters, gradients and losses to bf16 or fp16. With autocast it is computed as without FSDP.
+        plugin.mixed_precision_policy = None
+        trainer.model.forward = trainer.accelerator.autocast()(trainer.model.forward)
     recorder.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -478,6 +504,8 @@ def _goes_through(trainer, recorder, folder: Path, steps: int, say: Callable[[st
     """Train from the last checkpoint to the end; False where memory ran out, with the steps before saved. Raises `UserError`."""
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
+        if any(checkpoint.glob("pytorch_model_fsdp*")) != sharded():
+            raise UserError(f"{checkpoint}: saved {'without' if sharded() else 'with'} FSDP. Go on as it was begun, or remove the checkpoints to begin anew.")
         say(f"Going on from step {checkpoints.step_of(checkpoint)} of {steps}.")
     try:
         with fused.freed_memory_kept(), _pause_by_signal(recorder, say):
@@ -503,10 +531,20 @@ def _goes_through(trainer, recorder, folder: Path, steps: int, say: Callable[[st
     return False
 
 
+def _gathered(model) -> dict:
+    """The adapter's weights of a model that is sharded, whole, in the first process; {} in the others, which take part."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True))
+
+
 def _finish(trainer, profile: Profile, folder: Path, steps: int, here: Device) -> None:
     """Write `adapter/` and `done.json`, one process for all."""
     accelerator = trainer.accelerator
-    state = accelerator.get_state_dict(trainer.model_wrapped) if accelerator.num_processes > 1 else None
+    if sharded():
+        state = _gathered(trainer.model)
+    else:
+        state = accelerator.get_state_dict(trainer.model_wrapped) if accelerator.num_processes > 1 else None
     if trainer.is_world_process_zero():
         if profile.model.source != "hub":
             # An absolute folder of this machine would say nothing to whoever gets the adapter.

@@ -225,6 +225,40 @@ def test_two_processes_make_the_steps_of_one_and_write_once(setting, tmp_path, m
 
 
 @pytest.mark.slow
+def test_two_processes_that_share_out_the_weights_train_as_one(setting, tmp_path, monkeypatch):
+    """QLoRA with FSDP2, by gloo on the CPU, stopped and gone on with; on GPUs it is not measured."""
+    from helpers import fused, models
+
+    _, order, dev = setting
+    # Its output head is a weight of its own, as that of models large enough to need this.
+    profile = profiles.choose("tiny-phi").replace(replay_pairs=8, batch_size=2, accumulation=4, evaluations=2, learning_rate=1e-3)
+    # The layers of peft and bitsandbytes, as on a GPU.
+    monkeypatch.setattr(fused, "install", lambda model, here: 0)
+    one = training.train(profile, order, dev, tmp_path / "one", say=lambda text: None)
+    folder, command = tmp_path / "two", distributed._command
+    monkeypatch.setenv(distributed.PROCESSES, "2")
+    monkeypatch.setenv(distributed.CONFIGURATION, str(files.ROOT / "data" / "fsdp.yaml"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(distributed, "_command", lambda *args: ["tests.fsdp_on_cpu" if a == "helpers.distributed" else a for a in command(*args)])
+    distributed.train(profile, order, dev, folder, stop_after=3, say=lambda text: None)
+    assert not (folder / "adapter").exists() and (folder / "checkpoint-3" / "pytorch_model_fsdp_0").is_dir()
+    with pytest.raises(files.UserError, match="checkpoint-3: saved with FSDP"):
+        training.train(profile, order, dev, folder, say=lambda text: None)
+    distributed.train(profile, order, dev, folder, say=lambda text: None)
+    assert "Going on from step 3 of 6." in (folder / distributed.OUTPUT).read_text()
+    assert_alike(folder, one)
+    ours, theirs = (models.load_for_inference(profile, f / "adapter", merge=False).state_dict() for f in (folder, one))
+    assert ours.keys() == theirs.keys() and all(ours[k].float().allclose(theirs[k].float(), atol=2e-4) for k in ours if "lora_" in k)
+
+
+def test_fsdp_without_gpus_is_refused(setting, tmp_path, monkeypatch):
+    profile, order, dev = setting
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(files.UserError, match="FSDP needs GPUs and `fsdp_version: 2`"):
+        training.train(profile, order, dev, tmp_path, say=lambda text: None)
+
+
+@pytest.mark.slow
 def test_processes_whose_starter_is_killed_save_and_end(setting, tmp_path):
     """As when a kernel is killed: nobody would know of them any more, and the next run would write beside them."""
     code = (
