@@ -70,7 +70,8 @@ def train(
     if (folder / checkpoints.LOG).exists():
         # As the processes do when they begin: rows after the checkpoint come again.
         checkpoints.begin_log(folder / checkpoints.LOG, reached)
-    say(f"Training in {count} processes that share each step (accelerate).")
+    configuration = os.environ.get(CONFIGURATION)
+    say(f"Training in {f'the processes of {configuration}' if configuration else f'{count} processes'} that share each step (accelerate).")
     with (folder / OUTPUT).open("w", encoding="utf-8") as output:
         # A session of its own: an interrupt goes to this process alone, which asks for a pause.
         process = subprocess.Popen(_command(folder, count), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | {PARENT: str(os.getpid())})
@@ -89,7 +90,8 @@ def _command(folder: Path, count: int) -> list[str]:
 
     work = ["-m", f"{__package__}.distributed", str(folder.absolute())]
     if configuration := os.environ.get(CONFIGURATION):
-        return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration, *work]
+        asked = ["--num_processes", os.environ[PROCESSES]] if os.environ.get(PROCESSES) else []
+        return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", configuration, *asked, *work]
     if not torch.cuda.is_available():
         # accelerate's own wants MPI for processors; this is what it calls for GPUs.
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), *work]

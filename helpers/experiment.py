@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -268,8 +269,8 @@ def _together(run: Run, data: pipeline.Data, kept: Path | None, jobs: int, say: 
             for worker in workers:
                 worker.kill()
             raise
-    if any(worker.returncode for worker in workers):
-        say("Some processes ended early (reason above). What they left is done now, one after the other.")
+    if codes := [str(worker.returncode) for worker in workers if worker.returncode]:
+        say(f"Some processes ended early (exit codes {', '.join(codes)}; the reason stands above, unless they were killed). What they left is done now, one after the other.")
 
 
 def _work(task: dict) -> None:
@@ -277,6 +278,8 @@ def _work(task: dict) -> None:
     from filelock import FileLock, Timeout
 
     quiet()
+    # As an interrupt: what it has started itself saves and ends before it does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=distributed.pause_when_gone, args=(int(os.environ[distributed.PARENT]),), daemon=True).start()
     study = task["study"] | {"seeds": tuple((arm, tuple(seeds)) for arm, seeds in task["study"]["seeds"]), "recipe": tuple(map(tuple, task["study"]["recipe"]))}
     run, kept = Run(Path(task["folder"]), profiles.parse(task["profile"]), studies.Study(**study)), Path(task["kept"]) if task["kept"] else None

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -333,7 +333,9 @@ def _pause_by_signal(recorder, say: Callable[[str], None]) -> Iterator[None]:
         if recorder.pause:
             raise KeyboardInterrupt
         recorder.pause = True
-        say("Pausing: this step is finished and saved first. Interrupt again to stop at once; what is saved stays.")
+        # Whoever listened may be gone; the step is saved all the same.
+        with suppress(OSError):
+            say("Pausing: this step is finished and saved first. Interrupt again to stop at once; what is saved stays.")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -505,7 +507,7 @@ def _goes_through(trainer, recorder, folder: Path, steps: int, say: Callable[[st
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
         if any(checkpoint.glob("pytorch_model_fsdp*")) != sharded():
-            raise UserError(f"{checkpoint}: saved {'without' if sharded() else 'with'} FSDP. Go on as it was begun, or remove the checkpoints to begin anew.")
+            raise UserError(f"{checkpoint}: saved {'without' if sharded() else 'with'} FSDP. Go on as it was begun, or remove the checkpoints here and in arms/shared to begin anew.")
         say(f"Going on from step {checkpoints.step_of(checkpoint)} of {steps}.")
     try:
         with fused.freed_memory_kept(), _pause_by_signal(recorder, say):
@@ -523,6 +525,7 @@ def _goes_through(trainer, recorder, folder: Path, steps: int, say: Callable[[st
             raise UserError(
                 f"{folder}: memory ran out. Lower batch_size or max_length, turn gradient_checkpointing on, or choose a smaller model "
                 "(python3 -m helpers plan says what fits); it goes on from the last checkpoint."
+                + (" Several processes do not halve the batch by themselves, as one does (BONSAI_PROCESSES=1)." if trainer.args.world_size > 1 else "")
             ) from error
     # Not in the except clause: the traceback there holds the tensors of the step.
     if trainer.in_step and trainer.state.global_step > max(0, checkpoints.step_of(checkpoint or folder)):

@@ -231,7 +231,7 @@ def test_two_processes_that_share_out_the_weights_train_as_one(setting, tmp_path
 
     _, order, dev = setting
     # Its output head is a weight of its own, as that of models large enough to need this.
-    profile = profiles.choose("tiny-phi").replace(replay_pairs=8, batch_size=2, accumulation=4, evaluations=2, learning_rate=1e-3)
+    profile = profiles.choose("tiny-phi").replace(replay_pairs=8, batch_size=2, accumulation=4, evaluations=2, learning_rate=1e-3, gradient_checkpointing=True)
     # The layers of peft and bitsandbytes, as on a GPU.
     monkeypatch.setattr(fused, "install", lambda model, here: 0)
     one = training.train(profile, order, dev, tmp_path / "one", say=lambda text: None)
