@@ -179,9 +179,9 @@ def describe(run: Run, jobs: list[Job]) -> str:
         left += (0 if job.trained else job.train_seconds) + (0 if job.predicted else job.predict_seconds)
         seed = "" if job.seed < 0 else job.seed
         lines.append(f"  {job.arm:22}{seed:>5}{job.steps or '':>7}{clock(job.train_seconds):>9}{clock(job.predict_seconds):>9}  {state}")
-    memory = memory_gb(run)
+    peak = memory_gb(run)
     together = f" one after the other, {most} at once here" if (most := at_once(run)) > 1 else ""
-    lines += ["", f"Left: about {clock(left)}{together}. Peak memory: {f'{memory:.1f} GB' if memory else 'not measured on this machine yet'}."]
+    lines += ["", f"Left: about {clock(left)}{together}. Peak memory: {f'{peak:.1f} GB' if peak else 'not measured on this machine yet'}."]
     return "\n".join(lines)
 
 
@@ -230,8 +230,7 @@ def at_once(run: Run) -> int:
     if not budget:
         return 1
     try:
-        known = run.profile.name if run.profile.name in architectures.ARCHITECTURES else run.profile.model.identifier
-        each = memory.plan(known, length=recipe.max_length, batch=recipe.batch_size * recipe.accumulation, rank=recipe.rank, checkpointing=False)
+        each = memory.plan(memory.known(run.profile), length=recipe.max_length, batch=recipe.batch_size * recipe.accumulation, rank=recipe.rank, checkpointing=False)
     except UserError:
         return 1
     return max(1, min(AT_ONCE, scale.cores() // 2, int(memory.ROOM * budget * memory.GIB // each.total)))

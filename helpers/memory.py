@@ -157,6 +157,11 @@ def _block_bytes(shape: Architecture, weights: str, unit: int) -> int:
     return total
 
 
+def known(profile: Profile) -> str:
+    """What `plan` knows a profile's model by: its name, else its hub id or folder."""
+    return profile.name if profile.name in ARCHITECTURES else profile.model.identifier
+
+
 def advice(profile: Profile, budget: float = T4_GIB) -> str:
     """`verdict` of a profile's model with its recipe, in a T4's precision; why there is none for a model whose configuration is not known."""
     recipe, model = profile.recipe, profile.model
@@ -165,7 +170,7 @@ def advice(profile: Profile, budget: float = T4_GIB) -> str:
         "compute": dataclasses.replace(T4, fp16_safe=model.fp16_safe).dtype_name, "checkpointing": recipe.gradient_checkpointing,
     }  # fmt: skip
     try:
-        return verdict(profile.name if profile.name in ARCHITECTURES else model.identifier, budget, **options)
+        return verdict(known(profile), budget, **options)
     except UserError as error:
         return f"{profile.name}: no prediction ({error})"
 
@@ -183,8 +188,7 @@ def fitted(profile: Profile, longest: int, budget: float) -> Profile:
         for checkpointing in (False, True):
             try:
                 found = plan(
-                    profile.name if profile.name in ARCHITECTURES else model.identifier,
-                    length=longest, batch=batch, rank=recipe.rank, targets=model.lora_targets, compute=compute, checkpointing=checkpointing,
+                    known(profile), length=longest, batch=batch, rank=recipe.rank, targets=model.lora_targets, compute=compute, checkpointing=checkpointing,
                 )  # fmt: skip
             except UserError:
                 return profile

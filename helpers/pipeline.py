@@ -17,7 +17,7 @@ from .records import Record
 from .runtime import Run
 
 __all__ = [
-    "SPLITS", "Data", "arm_files", "arm_folder", "arm_questions", "augment", "compare", "curate", "ensure", "export_log", "fingerprint",
+    "SPLITS", "Data", "arm_files", "arm_folder", "arm_questions", "augment", "compare", "curate", "ensure", "export_log", "fingerprint", "fitted",
     "for_review", "is_curated", "is_fresh", "is_trained", "load", "log_frame", "rationales", "take_in", "teacher", "train_arm", "training_key",
     "training_logs", "training_summary",
 ]  # fmt: skip
@@ -112,7 +112,7 @@ def _train_whole(run: Run, data: Data, arm: str, questions: list[Record], keys: 
     with_whom = "shared with the other arms" if shares else f"its own, for {studies.BASELINE} has {plain.steps} steps"
     alone = f"of which {order.shared_steps} on sentence pairs are {with_whom}" if order.shared_steps else "with sentence pairs and questions mixed from the start"
     say(f"Arm {arm}: {order.steps} steps, {alone}.")
-    profile = _fitted(run.profile, order, say)
+    profile = fitted(run.profile, order, say)
     progress = view(order.steps)
     if shares and checkpoints.last_checkpoint(folder) is None:
         with bootstrap.lock(_lock_of(shared), f"{short(shared)}: another notebook or command is training this part; waiting for it …"):
@@ -124,7 +124,7 @@ def _train_whole(run: Run, data: Data, arm: str, questions: list[Record], keys: 
     distributed.train(profile, order, dev, folder, progress=progress, say=say)
 
 
-def _fitted(profile: Profile, order, say: Callable[[str], None]) -> Profile:
+def fitted(profile: Profile, order, say: Callable[[str], None]) -> Profile:
     """On a GPU the profile with as much of a step at once as its memory holds: the same step, faster."""
     from . import memory, training
 

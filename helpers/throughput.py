@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import architectures, checkpoints, corpora, memory, models, profiles, prompts, runtime, scale, training
+from . import architectures, checkpoints, corpora, models, pipeline, profiles, prompts, runtime, scale, training
 from .files import UserError, cache_folder, sha256, whole_folder, write_json, write_text
 from .profiles import Profile
 from .records import Record
@@ -95,7 +95,7 @@ def table(result: dict) -> str:
     own = next((r["tokens_per_second"] for r in result["rows"] if r["name"] == "ours"), None)
     gpu = result.get("device", "")
     where = f"one {gpu}, beside {scale.described(result['machine'])}" if gpu else scale.described(result["machine"])
-    limits = f" The GPU keeps to a T4's limits: its precision, {memory.T4_GIB} GiB, no flash attention; its speed is its own." if result.get("as_t4") and gpu else ""
+    limits = f" The GPU keeps to a T4's limits: its precision, {runtime.T4_GIB} GiB, no flash attention; its speed is its own." if result.get("as_t4") and gpu else ""
     weights = " Random weights of the published sizes." if result.get("random_weights") else ""
     made = ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items())
     lines = [
@@ -184,9 +184,7 @@ def _random_model(profile: Profile) -> Path:
 def _ours(profile: Profile, steps: int, fitted: bool = True) -> dict:
     order = _order(profile, steps)
     dev = {kind: [next(r for stage, r in order.items if (stage == "translate") == (kind == "pairs"))] for kind in ("pairs", "questions")}
-    if fitted and runtime.device().kind == "cuda":
-        longest = max(len(e["input_ids"]) for e in training.encode(models.load_tokenizer(profile), profile, order.items))
-        profile = memory.fitted(profile, longest, runtime.gpu_gib())
+    profile = pipeline.fitted(profile, order, lambda text: None) if fitted else profile
     with tempfile.TemporaryDirectory() as folder:
         training.train(profile.replace(evaluations=1), order, dev, folder, say=lambda text: None)
         rows = checkpoints.read_log(Path(folder) / "log.jsonl")

@@ -41,7 +41,7 @@ def phi2():
 
 def _trained(profile, steps: int, folder, fit: bool = False):
     order = throughput._order(profile, steps - throughput.WARM_GPU)
-    profile = pipeline._fitted(profile, order, lambda text: None) if fit else profile
+    profile = pipeline.fitted(profile, order, lambda text: None) if fit else profile
     dev = {kind: [next(r for stage, r in order.items if (stage == "translate") == (kind == "pairs"))] for kind in ("pairs", "questions")}
     said = []
     training.train(profile.replace(evaluations=1), order, dev, folder, say=said.append)
@@ -76,7 +76,7 @@ def test_a_step_that_does_not_fit_is_halved_and_goes_on(phi2, t4, tmp_path):
 
 def test_the_batch_that_is_chosen_fits(phi2, t4, tmp_path):
     order = throughput._order(phi2, 4)
-    chosen = pipeline._fitted(phi2, order, lambda text: None)
+    chosen = pipeline.fitted(phi2, order, lambda text: None)
     longest = max(len(e["input_ids"]) for e in training.encode(models.load_tokenizer(phi2), phi2, order.items))
     assert chosen.recipe.batch_size > phi2.recipe.batch_size
     rows, said, done = _trained(chosen, 8, tmp_path / "run")

@@ -209,8 +209,8 @@ def test_on_a_gpu_as_much_of_a_step_at_once_as_there_is_room_for(pairs, monkeypa
 
     phi2, said = dataclasses.replace(profiles.choose("tiny-phi"), name="phi-2").replace(batch_size=2, accumulation=8, gradient_checkpointing=True), []
     order = training.plan(phi2.recipe, [*pairs, *pairs], [])
-    assert pipeline._fitted(phi2, order, said.append) == phi2 and not said
+    assert pipeline.fitted(phi2, order, said.append) == phi2 and not said
     monkeypatch.setattr(pipeline.runtime, "gpu_gib", lambda: 80.0)
-    found = pipeline._fitted(phi2, order, said.append).recipe
+    found = pipeline.fitted(phi2, order, said.append).recipe
     assert (found.batch_size, found.accumulation, found.gradient_checkpointing) == (16, 1, False)
     assert said == ["16 examples at once, every activation kept: predicted to fit 80.0 GiB."]
