@@ -97,8 +97,7 @@ def _has(module: str) -> bool:
 
 
 def _machine(found: Findings, beside: bool) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found.facts.append(("system", f"{platform.system()} {platform.release()}, {platform.machine()}, {cores} cores"))
+    found.facts.append(("system", f"{platform.system()} {platform.release()}, {platform.machine()}, {runtime.cores()} cores"))
     total, free = memory_gb()
     if total:
         found.facts.append(("memory", f"{total:.1f} GB" + (f", {free:.1f} GB free" if free else "")))

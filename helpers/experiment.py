@@ -28,14 +28,13 @@ from . import (
     pipeline,
     profiles,
     reasoning,
-    scale,
     studies,
 )
 from .evaluation import System
 from .files import ROOT, UserError, read_json, read_object, whole_file, write_json, write_text
 from .progress import clock
 from .records import Record
-from .runtime import GPU_JOBS, Run, device, gflops, gpu_gib, quiet
+from .runtime import GPU_JOBS, Run, cores, device, gflops, gpu_gib, quiet
 
 # Tokens an S-stage answer takes on average, measured on the default run (S1 18, S2 6, S4 28; with Reasoning 45 more).
 TOKENS = {"S1": 18, "S2": 8, "S3": 8, "S4": 30, "S5": 8}
@@ -233,7 +232,7 @@ def at_once(run: Run) -> int:
         each = memory.plan(memory.known(run.profile), length=recipe.max_length, batch=recipe.batch_size * recipe.accumulation, rank=recipe.rank, checkpointing=False)
     except UserError:
         return 1
-    return max(1, min(AT_ONCE, scale.cores() // 2, int(memory.ROOM * budget * memory.GIB // each.total)))
+    return max(1, min(AT_ONCE, cores() // 2, int(memory.ROOM * budget * memory.GIB // each.total)))
 
 
 def _together(run: Run, data: pipeline.Data, kept: Path | None, jobs: int, say: Callable[[str], None]) -> None:

@@ -176,7 +176,7 @@ class _Llama:
                 raise UserError(f"{source.name}: llama.cpp cannot quantise it.")
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_seq_max = self.ROOM * slots, self.BATCH, 512, slots
-        settings.n_threads = settings.n_threads_batch = scale.cores()
+        settings.n_threads = settings.n_threads_batch = runtime.cores()
         self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
         self.context = self.model and llama_cpp.llama_init_from_model(self.model, settings)
         if not self.context:

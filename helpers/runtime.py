@@ -174,6 +174,11 @@ def gpu_gib() -> float:
     return min(free, whole / int(os.environ.get(GPU_JOBS, 1)))
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def peak_memory_gb() -> float:
     """Peak memory so far in GB (10⁹ bytes): of the CUDA device where there is one, else resident memory of the process."""
     import torch

@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import json
 import math
-import os
 import platform
 import random
 import subprocess
@@ -16,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import corpora, curation, filters, models, profiles, records, similarity
+from . import corpora, curation, filters, models, profiles, records, runtime, similarity
 from .files import ROOT, UserError, write_json, write_text
 from .records import Record
 
@@ -133,7 +132,7 @@ def machine() -> dict[str, Any]:
     except OSError:
         named = []
     return {
-        "cores": cores(),
+        "cores": runtime.cores(),
         "cpu": " ".join((named or [platform.processor() or platform.machine()])[0].split()),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.system(),
@@ -141,11 +140,6 @@ def machine() -> dict[str, Any]:
         "load": round(psutil.getloadavg()[0], 2),
         **{name: version(name) for name in ("rensa", "datasketch", "py3langid")},
     }
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def described(machine: dict[str, Any]) -> str:

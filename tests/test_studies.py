@@ -241,12 +241,12 @@ def test_several_at_once_come_to_the_same_as_one_after_the_other(run, tmp_path, 
 
 def test_how_many_at_once_is_what_the_gpu_has_room_for(run, monkeypatch):
     gemma = dataclasses.replace(run, profile=profiles.choose("gemma3-270m"))
-    monkeypatch.setattr(experiment.scale, "cores", lambda: 16)
+    monkeypatch.setattr(experiment, "cores", lambda: 16)
     found = []
     for gib in (0.0, 14.74, 40.0, 80.0):
         monkeypatch.setattr(experiment, "gpu_gib", lambda gib=gib: gib)
         found.append(experiment.at_once(gemma))
     assert found == sorted(found) and found[0] == 1 and found[-1] == experiment.AT_ONCE
     assert experiment.at_once(dataclasses.replace(run, profile=profiles.choose("phi-2"))) == 1, "phi-2 fills it by itself"
-    monkeypatch.setattr(experiment.scale, "cores", lambda: 2)
+    monkeypatch.setattr(experiment, "cores", lambda: 2)
     assert experiment.at_once(gemma) == 1
