@@ -152,7 +152,7 @@ class Answerer:
         sampling = decoding.Sampling(request.temperature, request.top_k, request.seed)
         try:
             with fused.freed_memory_kept():
-                decoding.decode(model, self._prefix(system, model, prefix, head), [row], [watched], tokenizer.pad_token_id, 1, lambda n: None, sampling)
+                decoding.decode(model, [(self._prefix(system, model, prefix, head), row)], [watched], tokenizer.pad_token_id, 1, lambda n: None, sampling)
         except Stopped:
             result["stopped"] = True
         end = decoding.ended(instruction, writer.text) if not request.asked else -1

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 # Tokens between two looks at which rows have finished.
@@ -21,6 +21,12 @@ def ended(instruction: str, text: str) -> int:
     body = len(text) - len(text.lstrip())
     line = re.search(r"\n" if instruction == "translate" else r"\n\s*\n|(?<=\n)Answer:.*\n|^\s*Answer:.*\n", text[body:])
     return body + line.end() if line else -1
+
+
+@lru_cache(maxsize=1 << 16)
+def _breaks(tokenizer, token: int) -> bool:
+    """Whether a token holds a line break."""
+    return "\n" in tokenizer.decode([token])
 
 
 @dataclass
@@ -40,7 +46,8 @@ class Writer:
     def take(self, token: int) -> bool:
         """Take the model's next token; True when the completion is over. The token to go on from is the last of `tokens`."""
         self.tokens.append(token)
-        if token in self.ends or (self.instruction and ended(self.instruction, self.text) >= 0):
+        # A completion ends with a line.
+        if token in self.ends or (self.instruction and _breaks(self.tokenizer, token) and ended(self.instruction, self.text) >= 0):
             return True
         self.cut = len(self.tokens) >= self.budget
         return self.cut
@@ -77,7 +84,7 @@ class LineWriter(Writer):
             return False
         last, stops = self._line + 1 == len(self.budgets), token in self.ends
         # A line break before the first word of a line ends nothing.
-        broken = not stops and self._written > 0 and "\n" in self.tokenizer.decode([token])
+        broken = not stops and self._written > 0 and _breaks(self.tokenizer, token)
         self._written += 1
         if last or not stops:
             self.tokens.append(token)
@@ -180,52 +187,50 @@ GREEDY = Sampling()
 
 def decode(
     model,
-    shared: Prefix,
-    rows: Sequence[Sequence[int]],
+    rows: Sequence[tuple[Prefix, Sequence[int]]],
     writers: Sequence[Writer],
     pad: int,
     batch: int,
     progress: Callable[[int], None],
     sampling: Sampling = GREEDY,
 ) -> None:
-    """Let each writer take the next tokens after `shared` and its row of token ids until it is done; rows of like length share a batch.
+    """Let each writer take the next tokens after its row, a prefix and token ids, until it is done; rows of like length share a batch.
 
     A step on a few rows costs nearly as much as one on many, so a batch stops at its last eighth; what these rows still have to write is
     written at the end, together. `progress` is told how many rows have been finished.
     """
     pick = _picker(_causal(model), sampling)
-    waiting = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    waiting = sorted(range(len(rows)), key=lambda i: (len(rows[i][0].ids), len(rows[i][1])))
     late: list[int] = []
     while waiting or late:
-        chosen, waiting = (waiting[:batch], waiting[batch:]) if waiting else (late, [])
-        more = bool(waiting or late) and chosen is not late
-        late = late if chosen is not late else []
-        given = [[*rows[i], *writers[i].tokens] for i in chosen]
-        left = _batch(model, shared, given, [writers[i] for i in chosen], pad, len(chosen) // 8 if more else 0, pick)
+        if not waiting:
+            waiting, late = late, []
+        chosen, waiting = waiting[:batch], waiting[batch:]
+        given = [(rows[i][0], [*rows[i][1], *writers[i].tokens]) for i in chosen]
+        left = _batch(model, given, [writers[i] for i in chosen], pad, len(chosen) // 8 if waiting or late else 0, pick)
         late += [chosen[j] for j in left]
         progress(len(chosen) - len(left))
 
 
-def _batch(
-    model, shared: Prefix, rows: Sequence[Sequence[int]], writers: Sequence[Writer], pad: int, leave: int, pick: Callable
-) -> list[int]:
+def _batch(model, rows: Sequence[tuple[Prefix, Sequence[int]]], writers: Sequence[Writer], pad: int, leave: int, pick: Callable) -> list[int]:
     """Decode rows in one batch until at most `leave` are not done; their places are returned.
 
-    Rows are left-padded between the prefix and their own ids, so that all end together. Every `LOOK_EVERY` tokens the rows that are done
-    leave, and those behind them move up.
+    Prefixes are left-padded, and so are the rows' own ids after them, so that all end together. Every `LOOK_EVERY` tokens the rows that are
+    done leave, and those behind them move up.
     """
     import torch
 
     causal, device = _causal(model), model.device
-    width, begun = max(map(len, rows)), len(shared.ids)
+    prefixes, own = [prefix for prefix, _ in rows], [list(ids) for _, ids in rows]
+    width, begun = max(map(len, own)), max(len(prefix.ids) for prefix in prefixes)
     room = begun + width + max(w.longest for w in writers) + LOOK_EVERY
     held = _cache(model, room)
-    for layer, states in zip(held.layers, shared.states, strict=False):
-        layer.update(*(s.expand(len(rows), -1, -1, -1) for s in states))
+    _fill(held, prefixes, begun)
     mask = torch.ones(len(rows), room, dtype=torch.long, device=device)
-    for i, row in enumerate(rows):
-        mask[i, begun : begun + width - len(row)] = 0
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+    for i, ids in enumerate(own):
+        mask[i, : begun - len(prefixes[i].ids)] = 0
+        mask[i, begun : begun + width - len(ids)] = 0
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in own], device=device)
     end = begun + width
     positions = (mask[:, :end].cumsum(1) - 1).clamp(min=0)[:, begun:]
     alive, done, taken, step = list(range(len(rows))), set(), {}, 0
@@ -251,6 +256,26 @@ def _batch(
                 for source, target in moves:
                     mask[target], ids[target], positions[target] = mask[source].clone(), ids[source].clone(), positions[source].clone()
                 mask, ids, positions = mask[: len(alive)], ids[: len(alive)], positions[: len(alive)]
+
+
+def _fill(held, prefixes: Sequence[Prefix], begun: int) -> None:
+    """Put the states of each row's prefix into an empty cache, so that all end at `begun`."""
+    places: dict[int, list[int]] = {}
+    for row, one in enumerate(prefixes):
+        places.setdefault(id(one), []).append(row)
+    states = {id(one): one.states for one in prefixes}
+    for number, layer in enumerate(held.layers if begun else ()):
+        pair = []
+        for part in (0, 1):
+            like = next(s[number][part] for s in states.values() if s)
+            # Zeros where there is nothing: what is masked is still multiplied.
+            filled = like.new_zeros(len(prefixes), like.shape[1], begun, like.shape[3])
+            for key, rows in places.items():
+                if states[key]:
+                    one = states[key][number][part]
+                    filled[rows, :, begun - one.shape[2] :] = one
+            pair.append(filled)
+        layer.update(*pair)
 
 
 def _move_up(alive: list[int], done: set[int]) -> tuple[list[tuple[int, int]], list[int]]:

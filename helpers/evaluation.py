@@ -193,12 +193,8 @@ def _prompted(run: Run, data: pipeline.Data, model: tuple, authored: list[Record
             continue
         examples = shots(run, examples_for(run, data, kind))
         reasoned = [r.replace(reasoning=accepted[r.id]) for r in examples]
-        free, _ = inference.all_stages(*model, [] if kind else asked, primary=asked if kind else (), shots=examples, progress=step)
-        found += free
-        english = {p.id: p.english for p in free if p.stage == "S1"}
-        for name in ("S2", "S4") if kind else ("S2", "S3", "S4"):
-            own = [english[r.id] for r in asked] if name == "S3" else None
-            found += inference.stage(*model, name, asked, asked=True, english=own, shots=reasoned, progress=step)
+        records = {"records": [], "primary": asked} if kind else {"records": asked}
+        found += inference.all_stages(*model, **records, asked=True, shots=examples, reasoned_shots=reasoned, progress=step)[0]
     return found
 
 

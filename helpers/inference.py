@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from . import decoding, fused, prompts
 from .profiles import Profile
 from .records import Record
+from .runtime import gpu_gib
 
 STAGES = {
     "S1": "translate the question",
@@ -16,6 +17,8 @@ STAGES = {
     "S4": "translate, then answer, in one call",
     "S5": "answer directly from Japanese",
 }
+# Rows of a batch on a GPU, at most.
+MOST_AT_ONCE = 768
 # What each stage asks for: (instruction, budget of the recipe).
 _CALLS = {
     "S1": ("translate", "translation_budget"),
@@ -56,6 +59,17 @@ class Prediction:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class _Call:
+    """Completions that are asked for in the same way: of `prefix + text` for each of the `texts`."""
+
+    texts: Sequence[str]
+    budget: int
+    instruction: str = ""
+    asked: bool = False
+    prefix: str = ""
+
+
 def generate(
     model,
     tokenizer,
@@ -76,31 +90,58 @@ def generate(
     budget in the recipe. The `prefix` that all prompts begin with (few-shot examples) is computed once and its cache reused; it must end
     at a token boundary, such as a blank line.
     """
+    return _together(model, tokenizer, profile, [_Call(texts, budget, instruction, asked, prefix)], sampling, progress)[0]
+
+
+def _together(model, tokenizer, profile: Profile, calls: Sequence[_Call], sampling: decoding.Sampling, progress: Callable[[int], None]) -> list[list[Completion]]:
+    """The completions of each of the calls, which share batches: the last rows of one need not be waited for alone."""
     ends = sorted({prompts.end_id(tokenizer, profile.model.prompt_style), tokenizer.eos_token_id})
-    head = prompts.encode_prompt(tokenizer, prefix) if prefix else []
-    rows = [
-        tokenizer(t, add_special_tokens=False)["input_ids"] if prefix else prompts.encode_prompt(tokenizer, t) for t in texts
-    ]
-    begun, cues = prompts.lines(instruction) if asked else ("", ())
-    opening = tokenizer(begun, add_special_tokens=False)["input_ids"] if begun else []
-    budgets = _line_budgets(profile, instruction) if asked else ()
-
-    def writer() -> decoding.Writer:
-        if asked:
-            return decoding.LineWriter(tokenizer, ends, sum(budgets), cues=cues, budgets=budgets)
-        return decoding.Writer(tokenizer, ends, budget, instruction)
-
-    writers = [writer() for _ in rows]
-    given = [row + opening for row in rows]
+    begun, rows, writers = [], [], []
     with fused.freed_memory_kept():
-        start = decoding.prefix(model, head)
-        decoding.decode(model, start, given, writers, tokenizer.pad_token_id, profile.recipe.generation_batch, progress, sampling)
+        starts = {text: decoding.prefix(model, prompts.encode_prompt(tokenizer, text) if text else []) for text in {c.prefix for c in calls if c.texts}}
+        for call in calls:
+            opening, cues = prompts.lines(call.instruction) if call.asked else ("", ())
+            first = tokenizer(opening, add_special_tokens=False)["input_ids"] if opening else []
+            for text in call.texts:
+                ids = tokenizer(text, add_special_tokens=False)["input_ids"] if call.prefix else prompts.encode_prompt(tokenizer, text)
+                begun.append(opening)
+                rows.append((starts[call.prefix], [*ids, *first]))
+                writers.append(_writer(tokenizer, profile, call, ends, cues))
+        decoding.decode(model, rows, writers, tokenizer.pad_token_id, _at_once(model, profile, rows, writers), progress, sampling)
     found = []
-    for done in writers:
-        end = decoding.ended(instruction, done.text) if instruction and not asked else -1
-        text = (begun + done.text[: end if end >= 0 else None]).strip()
-        found.append(Completion(text, len(done.tokens), done.cut and end < 0))
+    for call in calls:
+        count = len(call.texts)
+        found.append([_completion(call, opening, done) for opening, done in zip(begun[:count], writers[:count], strict=True)])
+        begun, writers = begun[count:], writers[count:]
     return found
+
+
+def _writer(tokenizer, profile: Profile, call: _Call, ends: Sequence[int], cues: Sequence[str]) -> decoding.Writer:
+    if not call.asked:
+        return decoding.Writer(tokenizer, ends, call.budget, call.instruction)
+    budgets = _line_budgets(profile, call.instruction)
+    return decoding.LineWriter(tokenizer, ends, sum(budgets), cues=cues, budgets=budgets)
+
+
+def _completion(call: _Call, opening: str, done: decoding.Writer) -> Completion:
+    end = decoding.ended(call.instruction, done.text) if call.instruction and not call.asked else -1
+    text = (opening + done.text[: end if end >= 0 else None]).strip()
+    return Completion(text, len(done.tokens), done.cut and end < 0)
+
+
+def _at_once(model, profile: Profile, rows: Sequence[tuple[decoding.Prefix, Sequence[int]]], writers: Sequence[decoding.Writer]) -> int:
+    """Rows of a batch: the recipe's; on a GPU, whose steps cost the same for few and many, more where half of the memory left holds their cache."""
+    batch, left = profile.recipe.generation_batch, gpu_gib() * 2**30
+    if not left or not rows:
+        return batch
+    import torch
+
+    config = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    length = max(len(p.ids) + len(ids) for p, ids in rows) + max(w.longest for w in writers)
+    each = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize * length
+    return max(batch, min(MOST_AT_ONCE, int((left - torch.cuda.memory_allocated()) / 2 / each)))
 
 
 def _line_budgets(profile: Profile, instruction: str) -> tuple[int, ...]:
@@ -112,27 +153,16 @@ def translate(
     model, tokenizer, profile: Profile, japanese: Sequence[str], *, shots: Sequence[Record] = (), progress=lambda n: None
 ) -> list[Completion]:
     """English for each Japanese sentence; `shots` are solved examples for a base model (zero-shot without)."""
-    return _call(model, tokenizer, profile, "translate", "translation_budget", [{"ja": ja} for ja in japanese], shots, progress)
+    return _together(model, tokenizer, profile, [_call(profile, "S1", [{"ja": ja} for ja in japanese], shots)], decoding.GREEDY, progress)[0]
 
 
-def _call(model, tokenizer, profile, instruction, budget, inputs, shots, progress, asked=False, sampling=decoding.GREEDY) -> list[Completion]:
-    style = profile.model.prompt_style
+def _call(profile: Profile, stage: str, inputs: Sequence[dict[str, str]], shots: Sequence[Record], asked: bool = False) -> _Call:
+    (instruction, budget), style = _CALLS[stage], profile.model.prompt_style
     examples = prompts.few_shot(instruction, shots) if shots else ""
     # Only the plain style lets the examples stand in front of everything and be computed once.
     prefix = examples if style == "text" else ""
     texts = [prompts.prompt(style, instruction, **i, shots="" if prefix else examples) for i in inputs]
-    return generate(
-        model,
-        tokenizer,
-        profile,
-        texts,
-        getattr(profile.recipe, budget),
-        instruction=instruction,
-        asked=asked,
-        prefix=prefix,
-        sampling=sampling,
-        progress=progress,
-    )
+    return _Call(texts, getattr(profile.recipe, budget), instruction, asked, prefix)
 
 
 def stage(
@@ -157,7 +187,7 @@ def stage(
     if name == "S1" and asked:
         raise ValueError("A translation carries no Reasoning.")
     inputs = _inputs(name, records, english)
-    done = _call(model, tokenizer, profile, *_CALLS[name], inputs, shots, progress, asked, sampling)
+    done = _together(model, tokenizer, profile, [_call(profile, name, inputs, shots, asked)], sampling, progress)[0]
     return _predictions(name, records, inputs, done, asked)
 
 
@@ -199,27 +229,28 @@ def all_stages(
     sentences: Sequence[str] = (),
     asked: bool = False,
     shots: Sequence[Record] = (),
+    reasoned_shots: Sequence[Record] = (),
     progress: Callable[[int], None] = lambda n: None,
 ) -> tuple[list[Prediction], list[Completion]]:
     """S1 to S5 for every record and the primary stages, S2 and S4, for those of `primary`, in order of stage; the translations of `sentences`.
 
-    With `asked`, S2 to S4 a second time (`primary`: S2 and S4), with Reasoning asked for. Stages that ask for the same thing run together in
-    larger batches: S1 with the sentences, S2 with S3. The few-shot examples stand before every stage.
+    With `asked`, S2 to S4 a second time (`primary`: S2 and S4), with Reasoning asked for. All that does not wait for a translation runs
+    together, then S3. The few-shot examples `shots` stand before every stage, `reasoned_shots` before those that are asked for Reasoning.
     """
 
-    def call(stage: str, inputs: list[dict[str, str]], asked: bool = False) -> list[Completion]:
-        return _call(model, tokenizer, profile, *_CALLS[stage], inputs, shots, progress, asked) if inputs else []
+    def run(wanted: Sequence[tuple[str, bool]], inputs: dict[str, list[dict[str, str]]]) -> dict[tuple[str, bool], list[Completion]]:
+        calls = [_call(profile, name, inputs[name], reasoned_shots if reasoned else shots, reasoned) for name, reasoned in wanted]
+        return dict(zip(wanted, _together(model, tokenizer, profile, calls, decoding.GREEDY, progress), strict=True))
 
-    n, every = len(records), [*records, *primary]
-    given = _inputs("S1", records)
-    done = call("S1", [*given, *({"ja": ja} for ja in sentences)])
-    translated = done[n:]
-    found = _predictions("S1", records, given, done[:n])
-    gold, own, japanese = _inputs("S2", every), _inputs("S3", records, [p.english for p in found]), _inputs("S4", every)
-    for reasoned in (False, True) if asked else (False,):
-        done = call("S2", [*gold, *own], reasoned)
-        found += _predictions("S2", every, gold, done[: len(gold)], reasoned)
-        found += _predictions("S3", records, own, done[len(gold) :], reasoned)
-        found += _predictions("S4", every, japanese, call("S4", japanese, reasoned), reasoned)
-    given = _inputs("S5", records)
-    return found + _predictions("S5", records, given, call("S5", given)), translated
+    n, every, ways = len(records), [*records, *primary], (False, True) if asked else (False,)
+    inputs = {name: _inputs(name, every if name in ("S2", "S4") else records) for name in STAGES if name != "S3"}
+    translated = inputs["S1"] + [{"ja": ja} for ja in sentences]
+    first = [("S1", False), *((name, reasoned) for reasoned in ways for name in ("S2", "S4")), ("S5", False)]
+    done = run(first, inputs | {"S1": translated})
+    found = {("S1", False): _predictions("S1", records, inputs["S1"], done["S1", False][:n])}
+    inputs["S3"] = _inputs("S3", records, [p.english for p in found["S1", False]])
+    done |= run([("S3", reasoned) for reasoned in ways], inputs)
+    order = [("S1", False), *((name, reasoned) for reasoned in ways for name in ("S2", "S3", "S4")), ("S5", False)]
+    for name, reasoned in order[1:]:
+        found[name, reasoned] = _predictions(name, every if name in ("S2", "S4") else records, inputs[name], done[name, reasoned], reasoned)
+    return [p for key in order for p in found[key]], done["S1", False][n:]

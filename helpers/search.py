@@ -170,8 +170,9 @@ def _measure(run: Run, data: pipeline.Data, folder: Path | None, arm: str, setti
         found = _voted(model, tokenizer, run, questions, asked, settings)
         return [common | row for row in _rows(found, questions)]
     japanese = [p.ja for p in pairs]
+    examples = shots if settings["shots"] else ()
     found, translated = inference.all_stages(
-        model, tokenizer, run.profile, questions, sentences=japanese if folder else (), asked=asked, shots=shots if settings["shots"] else ()
+        model, tokenizer, run.profile, questions, sentences=japanese if folder else (), asked=asked, shots=examples, reasoned_shots=examples
     )
     if not folder:
         translated = inference.translate(model, tokenizer, run.profile, japanese, shots=evaluation.shots(drawn, data.pairs["train"]) if settings["shots"] else ())

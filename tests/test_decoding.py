@@ -82,6 +82,45 @@ def test_batches_late_rows_and_removed_rows_change_no_token(asked, tiny, questio
         assert all(c.text.count("Reasoning:") == c.text.count("Answer:") == 1 for c in together)
 
 
+def test_calls_with_other_examples_in_one_batch_change_no_token(tiny, questions, fp32):
+    """Prefixes of three lengths, none among them, and both ways of asking, in batches of 5."""
+    tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
+    profile = tiny.replace(generation_batch=5)
+    examples = [prompts.few_shot("answer", questions[40 : 40 + n]) if n else "" for n in (0, 1, 3)]
+    texts = [prompts.prompt("text", "answer", en=q.en) for q in questions[:4]]
+    calls = [inference._Call(texts, 12, "answer", asked, prefix) for prefix in examples for asked in (False, True)]
+    counted = []
+    together = inference._together(model, tokenizer, profile, calls, decoding.GREEDY, counted.append)
+    alone = [inference.generate(model, tokenizer, tiny, [t], 12, instruction="answer", asked=c.asked, prefix=c.prefix)[0] for c in calls for t in texts]
+    assert [completion for call in together for completion in call] == alone and sum(counted) == len(alone)
+    assert len({c.text for c in together[0] + together[2] + together[4]}) > 4, "the examples make a difference"
+
+
+def test_late_rows_are_never_more_at_once_than_a_batch(monkeypatch, tiny, questions, fp32):
+    tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
+    sizes, do = [], decoding._batch
+    monkeypatch.setattr(decoding, "_batch", lambda model, rows, *rest: sizes.append(len(rows)) or do(model, rows, *rest))
+    text = prompts.prompt("text", "direct", ja=questions[0].ja)
+    # Seven of each eight are short: each of the 20 batches leaves its last row to the end.
+    calls = [call for _ in range(20) for call in (inference._Call([text] * 7, 2), inference._Call([text], 9))]
+    found = inference._together(model, tokenizer, tiny.replace(generation_batch=8), calls, decoding.GREEDY, lambda n: None)
+    assert sizes == [8] * 20 + [8, 8, 4]
+    assert [c.tokens for call in found for c in call] == ([2] * 7 + [9]) * 20
+
+
+@pytest.mark.parametrize("instruction", ["translate", "multistep", "answer", ""])
+def test_looking_for_the_end_at_line_breaks_alone_misses_none(instruction, tiny, questions):
+    """Token by token, a writer stops where one stops that looks at the whole text after every token."""
+    tokenizer = models.load_tokenizer(tiny)
+    for text in ("\n\nGood.\nmore", "Where?\nAnswer: Here\nJapanese", "a\n \nb", "Answer: 12\nx", "Reasoning: a.\n\nAnswer: b\n", "no end"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        writer = decoding.Writer(tokenizer, [tokenizer.eos_token_id], 99, instruction)
+        while not writer.take(ids[len(writer.tokens)]):
+            pass
+        firsts = (n for n in range(1, len(ids)) if instruction and decoding.ended(instruction, tokenizer.decode(ids[:n])) >= 0)
+        assert len(writer.tokens) == next(firsts, len(ids)), text
+
+
 def test_rows_move_up_into_the_places_of_those_that_are_done():
     assert decoding._move_up([5, 6, 7, 8, 9], {5, 8}) == ([(4, 0)], [9, 6, 7])
     assert decoding._move_up([1, 2, 3], {1, 2}) == ([(2, 0)], [3])
