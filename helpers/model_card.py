@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import corpora, inference, models, prompts, studies
 from .files import Kind, UserError, misfit, read_lines, read_object, sha256
+from .profiles import Recipe
 from .records import TASKS
 from .results import DECODINGS
 from .runtime import Run
@@ -128,6 +129,12 @@ def _data(run: Run, arm: str) -> str:
     return table + "\n\n" + "\n".join(f"* {a}" for a in _attributions(run, arm))
 
 
+def _epochs(r: Recipe) -> str:
+    if r.replay_pairs >= r.train_pairs:
+        return f"{r.question_epochs} over the questions, 1 over the sentence pairs, mixed"
+    return f"1 over the sentence pairs, then {r.question_epochs} over the questions with {r.replay_pairs} of the pairs mixed in"
+
+
 def _recipe(run: Run, arm: str, seed: int) -> str:
     r, done = run.recipe, _trained(run, arm, seed)
     rows = {
@@ -136,7 +143,7 @@ def _recipe(run: Run, arm: str, seed: int) -> str:
         "learning rate": f"{r.learning_rate:g}, warm-up over {100 * r.warmup_ratio:g} % of the steps",
         "examples a step": f"{r.batch_size} × {r.accumulation}",
         "longest example": f"{r.max_length} tokens",
-        "epochs": f"1 over the sentence pairs, then {r.question_epochs} over the questions with {r.replay_pairs} of the pairs mixed in",
+        "epochs": _epochs(r),
     }
     if done:
         rows["run"] = f"{done['steps']} steps, {done['tokens_seen']:,} tokens, {done['precision']} on {done['device']}"

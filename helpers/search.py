@@ -25,21 +25,25 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Search:
-    """`variants` are (name, its settings) in the order of the file: fields of the recipe, or of `DECODING` (of the base model: of these alone)."""
+    """`variants` are (name, its settings) in the order of the file: fields of the recipe, or of `DECODING` (of the base model: of these alone).
+
+    `recipe` holds the (field, value) that differ from the study's recipe in all of them.
+    """
 
     name: str
     about: str
     study: str
     arm: str
     variants: tuple[tuple[str, dict], ...]
+    recipe: tuple[tuple[str, int | float | str], ...] = ()
 
 
 def load(name: str | Path) -> Search:
     """The search `name` of `data/searches`, or that of a TOML file. Raises `UserError` with the file, the field and what was expected."""
     path, found = read_toml(name, FOLDER, "search")
-    unknown = sorted(found.keys() - {"about", "study", "arm", "variants"})
+    unknown = sorted(found.keys() - {"about", "study", "arm", "recipe", "variants"})
     if unknown:
-        raise UserError(f"{path}, {unknown[0]!r}: expected only about, study, arm and [variants.NAME] tables.")
+        raise UserError(f"{path}, {unknown[0]!r}: expected only about, study, arm, [recipe] and [variants.NAME] tables.")
     variants = found.get("variants")
     if not isinstance(variants, dict) or not variants or any(not isinstance(v, dict) for v in variants.values()):
         raise UserError(f"{path}, [variants]: expected a table for each variant, such as [variants.rank-8].")
@@ -64,11 +68,13 @@ def load(name: str | Path) -> Search:
             raise UserError(f"{path}, {field}: expected a text, found {value!r}.")
     if arm != BASE and not studies.is_arm(arm):
         raise UserError(f"{path}, arm: expected {BASE}, {studies.ARMS}, found {arm!r}.")
+    recipe = found.get("recipe", {})
+    studies.check_recipe(recipe, lambda field, expected: UserError(f"{path}, {field}: expected {expected}."))
     try:
         studies.load(study)
     except UserError as error:
         raise UserError(f"{path}, study: {error}") from error
-    return Search(path.stem, about, study, arm, tuple(variants.items()))
+    return Search(path.stem, about, study, arm, tuple(variants.items()), tuple(recipe.items()))
 
 
 def _check_decoding(settings: dict, bad: Callable[[str, str], UserError]) -> None:
@@ -96,7 +102,7 @@ def execute(
     Data and rationales are made once; variants that differ in decoding alone share an adapter. What was measured with the same data and settings
     is kept, of older code too. Raises `UserError`.
     """
-    home = runtime.open_run(f"search-{search.name}", profile, study=search.study)
+    home = runtime.open_run(f"search-{search.name}", profile, study=search.study, **dict(search.recipe))
     data = pipeline.ensure(home, say=say)
     known: dict[str, dict] = {}
     for path in (kept, home.path("search.json")):
@@ -139,7 +145,7 @@ def _folder(home: Run, search: Search, settings: dict) -> Run:
     if changes:
         # The name says what differs, so that variants of one recipe share it.
         label = re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(f"{k}-{v}" for k, v in sorted(changes.items())))
-        run = runtime.open_run(f"{home.folder.name}-{label}"[:64], home.profile.name, study=search.study, **changes)
+        run = runtime.open_run(f"{home.folder.name}-{label}"[:64], home.profile.name, study=search.study, **dict(search.recipe) | changes)
         for part in ("data", "reasoning"):
             if not run.path(part).exists():
                 shutil.copytree(home.path(part), run.path(part))

@@ -50,6 +50,28 @@ def test_the_search_that_ships_changes_one_thing_at_a_time():
         assert len({name for name, _ in one.variants}) == len({json.dumps(s) for _, s in one.variants}) == len(one.variants)
 
 
+def test_the_recipe_of_a_search_is_that_of_each_variant(tmp_path, monkeypatch):
+    monkeypatch.setenv("BONSAI_RUNS", str(tmp_path))
+    found = search.load(write(tmp_path, "[recipe]\ntrain_pairs = 20\nreplay_pairs = 20\n[variants.a]\nrank = 3\n[variants.b]\nreplay_pairs = 9"))
+    seen = []
+
+    def ensured(run, *rest, **more):
+        seen.append((run.recipe.train_pairs, run.recipe.replay_pairs, run.recipe.rank))
+        raise files.UserError("seen enough")
+
+    home = runtime.open_run("search-tiny", "tiny", study=found.study, **dict(found.recipe))
+    for part in ("data", "reasoning"):
+        home.path(part).mkdir()
+    for settings in dict(found.variants).values():
+        recipe = search._folder(home, found, settings).recipe
+        seen.append((recipe.train_pairs, recipe.replay_pairs, recipe.rank))
+    assert seen == [(20, 20, 3), (20, 9, 4)]
+    monkeypatch.setattr(pipeline, "ensure", ensured)
+    with pytest.raises(files.UserError, match="seen enough"):
+        search.execute(found, profile="tiny", say=lambda text: None)
+    assert seen[2] == (20, 20, 4), "the data are those of the search's recipe"
+
+
 @pytest.mark.parametrize(
     "text, says",
     [
@@ -57,6 +79,7 @@ def test_the_search_that_ships_changes_one_thing_at_a_time():
         ("[variants.a]\nspeed = 1", r"\[variants.a\] speed: expected a field"),
         ("variants = 3", "expected a table for each variant"),
         ("arms = 'x'", "'arms': expected only"),
+        ("[recipe]\nspeed = 1\n[variants.a]", r"\[recipe\] 'speed': expected a field of the recipe"),
         ("[variants.a", "not valid TOML"),
         ("study = 'gone'\n[variants.a]", "no such study"),
         ("[variants.a]\nseed = 1", "field of the recipe other than seed"),
