@@ -32,8 +32,9 @@ def _loss(log: DataFrame) -> dict[str, str]:
     table = late.pivot_table(index="step", columns="arm", values="loss", aggfunc="mean").dropna()
     if len(table) < 2:
         return {"claim": claim, "status": "inconclusive", "number": "Too few steps of training to compare."}
+    part = "the question phase" if (log["phase"] == "pairs").any() else "training"
     found = scoring.mean_difference(list(table[arm]), list(table[studies.BASELINE]))
-    number = (f"{arm} − plain {found.value:+.2f} nats a token [{found.low:+.2f}, {found.high:+.2f}] over the last half of the question phase (n={found.n} steps"
+    number = (f"{arm} − plain {found.value:+.2f} nats a token [{found.low:+.2f}, {found.high:+.2f}] over the last half of {part} (n={found.n} steps"
               f"{_by_seed(late, arm)}). The interval covers steps only, the number depends on the mix of tasks, and the two average over other tokens: it says nothing of the answers.")  # fmt: skip
     return {"claim": claim, "status": _status(found.low, found.high), "number": number}
 

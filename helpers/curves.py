@@ -123,7 +123,8 @@ def seed_observation(log: DataFrame, title: str | None = None, alt: str | None =
     _ticks(axes, "optimizer step")
     if note:
         figure.supxlabel(note, fontsize=9.5)
-    return _finish(figure, title or _finding(found), alt or "; ".join(["Two losses of the question phase", *words]) + ".")
+    where = " of the question phase" if (frame["phase"] == "pairs").any() else ""
+    return _finish(figure, title or _finding(found), alt or "; ".join([f"Two losses{where}", *words]) + ".")
 
 
 def observation(log: DataFrame, arm: str | None = None, last: int = 20) -> dict[str, Any]:

@@ -95,11 +95,12 @@ def _training(run: Run, questions: list[Record], arm: str) -> tuple[int, float]:
     recipe = run.recipe
     share = 1.0 if arm == "reasoned-100" else int(arm.split("-")[1]) / 100 if arm.startswith("reasoned") else recipe.reasoning_fraction
     reasoned = share * studies.reasons(arm)
-    examples = (2 * len(questions) * (1.3 if arm.endswith("matched") else 1)) * recipe.question_epochs + recipe.replay_pairs
-    pairs = recipe.train_pairs - recipe.replay_pairs
+    examples = (2 * len(questions) * (1.3 if arm.endswith("matched") else 1)) * recipe.question_epochs
+    replayed = min(recipe.replay_pairs, recipe.train_pairs)
+    pairs = recipe.train_pairs - replayed
     batch = recipe.batch_size * recipe.accumulation
-    tokens = examples * (58 + REASONED * reasoned) + (38 * pairs if arm == run.study.arms[0] else 0)
-    return pairs // batch + int(examples) // batch, tokens
+    tokens = examples * (58 + REASONED * reasoned) + 38 * (replayed + (pairs if arm == run.study.arms[0] else 0))
+    return pairs // batch + int(examples + replayed) // batch, tokens
 
 
 def _to_predict(run: Run, system: System) -> float:

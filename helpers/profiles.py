@@ -33,16 +33,16 @@ class Recipe:
     """Hyperparameters of data, training and inference.
 
     Lengths and budgets are in tokens; `train_pairs`, `dev_pairs` and `test_pairs` are numbers of Tatoeba pairs, `dev_loss_pairs` how many of
-    the dev pairs the dev loss is taken on, `replay_pairs` how many of the training pairs are mixed into the question phase. `questions` and
+    the dev pairs the dev loss is taken on, `replay_pairs` how many of the training pairs are mixed with the questions, the others coming first. `questions` and
     `test_questions` limit the authored sets (0: all of them); `control_train`, `control_dev` and `control_test` add generated problems of the
     positive control (0: none), of the `control_kinds` alone that are named, with spaces between.
     """
 
-    train_pairs: int = 1500
+    train_pairs: int = 1000
     dev_pairs: int = 100
     dev_loss_pairs: int = 40
     test_pairs: int = 300
-    replay_pairs: int = 108
+    replay_pairs: int = 1000
     questions: int = 0
     test_questions: int = 0
     control_train: int = 0

@@ -138,7 +138,9 @@ def test_the_three_claims(run, data):
     assert better[0]["status"] == "refuted" and "+0.31 nats" in worse[0]["number"]
     assert "by seed" not in worse[0]["number"] and "steps only" in worse[0]["number"] and "mix of tasks" in worse[0]["number"]
     two = pd.concat([log(0.3), log(0.1).assign(seed=1)])
-    assert "+0.21 nats" in (number := claims.claims(found, two)[0]["number"]) and "steps; by seed +0.31, +0.11)" in number and "last half of the question phase (n=20 steps" in number
+    assert "+0.21 nats" in (number := claims.claims(found, two)[0]["number"]) and "steps; by seed +0.31, +0.11)" in number and "last half of training (n=20 steps" in number
+    phased = pd.concat([two, two.assign(step=two["step"] - 40, phase="pairs", loss=9.0)])
+    assert claims.claims(found, phased)[0]["number"] == number.replace("last half of training", "last half of the question phase")
     assert "25.0 % right in one call (S4) against 50.0 %" in worse[2]["number"] or "reasoned" in worse[2]["number"]
 
 
