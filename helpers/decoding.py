@@ -215,20 +215,25 @@ def decode(
 def _batch(model, rows: Sequence[tuple[Prefix, Sequence[int]]], writers: Sequence[Writer], pad: int, leave: int, pick: Callable) -> list[int]:
     """Decode rows in one batch until at most `leave` are not done; their places are returned.
 
-    Prefixes are left-padded, and so are the rows' own ids after them, so that all end together. Every `LOOK_EVERY` tokens the rows that are
-    done leave, and those behind them move up.
+    Rows are left-padded, so that all end together. Every `LOOK_EVERY` tokens the rows that are done leave, and those behind them move up.
     """
     import torch
 
     causal, device = _causal(model), model.device
-    prefixes, own = [prefix for prefix, _ in rows], [list(ids) for _, ids in rows]
-    width, begun = max(map(len, own)), max(len(prefix.ids) for prefix in prefixes)
+    width = max(len(ids) for _, ids in rows)
+    own, kept = [], []
+    for prefix, ids in rows:
+        # No padding between a prefix and what follows it, which a sliding window would count: of a prefix the last tokens are computed again.
+        again = min(width - len(ids), len(prefix.ids))
+        kept.append(len(prefix.ids) - again)
+        own.append([*prefix.ids[kept[-1] :], *ids])
+    begun = max(kept)
     room = begun + width + max(w.longest for w in writers) + LOOK_EVERY
     held = _cache(model, room)
-    _fill(held, prefixes, begun)
+    _fill(held, [prefix for prefix, _ in rows], kept)
     mask = torch.ones(len(rows), room, dtype=torch.long, device=device)
     for i, ids in enumerate(own):
-        mask[i, : begun - len(prefixes[i].ids)] = 0
+        mask[i, : begun - kept[i]] = 0
         mask[i, begun : begun + width - len(ids)] = 0
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in own], device=device)
     end = begun + width
@@ -258,11 +263,13 @@ def _batch(model, rows: Sequence[tuple[Prefix, Sequence[int]]], writers: Sequenc
                 mask, ids, positions = mask[: len(alive)], ids[: len(alive)], positions[: len(alive)]
 
 
-def _fill(held, prefixes: Sequence[Prefix], begun: int) -> None:
-    """Put the states of each row's prefix into an empty cache, so that all end at `begun`."""
-    places: dict[int, list[int]] = {}
+def _fill(held, prefixes: Sequence[Prefix], kept: Sequence[int]) -> None:
+    """Put the states of the first `kept` tokens of each row's prefix into an empty cache, so that all end at the same place."""
+    begun = max(kept)
+    places: dict[tuple[int, int], list[int]] = {}
     for row, one in enumerate(prefixes):
-        places.setdefault(id(one), []).append(row)
+        if kept[row]:
+            places.setdefault((id(one), kept[row]), []).append(row)
     states = {id(one): one.states for one in prefixes}
     for number, layer in enumerate(held.layers if begun else ()):
         pair = []
@@ -270,10 +277,8 @@ def _fill(held, prefixes: Sequence[Prefix], begun: int) -> None:
             like = next(s[number][part] for s in states.values() if s)
             # Zeros where there is nothing: what is masked is still multiplied.
             filled = like.new_zeros(len(prefixes), like.shape[1], begun, like.shape[3])
-            for key, rows in places.items():
-                if states[key]:
-                    one = states[key][number][part]
-                    filled[rows, :, begun - one.shape[2] :] = one
+            for (key, count), rows in places.items():
+                filled[rows, :, begun - count :] = states[key][number][part][:, :, :count]
             pair.append(filled)
         layer.update(*pair)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import bootstrap, decoding, inference, pipeline, prompts, studies
+from . import attention, bootstrap, decoding, inference, pipeline, prompts, studies
 from .assembly import short
 from .files import UserError, read_lines, read_object, sha256, whole_file, write_json
 from .records import Record
@@ -136,7 +136,7 @@ def made_from(run: Run, data: pipeline.Data, system: System) -> list[str]:
 
     return [
         _settings(run, data),
-        *(sha256(module.__file__) for module in (decoding, inference, models, prompts)),
+        *(sha256(module.__file__) for module in (attention, decoding, inference, models, prompts)),
         pipeline.training_key(run.with_seed(system.seed), data, system.name) if system.adapter else "",
     ]
 

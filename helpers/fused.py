@@ -1,4 +1,4 @@
-"""Work on a CPU without needless passes over memory: LoRA layers, RMS norms, the loss of the head and attention as one function each.
+"""Work on a CPU without needless passes over memory: LoRA layers, RMS norms and the loss of the head as one function each.
 
 The arithmetic is that of peft, transformers and bitsandbytes under autocast (tests/test_fused.py). What is saved are casts to fp32
 and back, de-quantising at each use, and memory that is given back to the system and faulted in again (`freed_memory_kept`).
@@ -16,8 +16,6 @@ from .runtime import Device, sharded
 # Labelled positions whose logits are held at once, and how many columns of them are worked on while they are in the processor's cache.
 LOGIT_ROWS = 128
 LOGIT_COLUMNS = 2048
-# Bytes of a cache's keys that attention takes at once in fp32: they and the values are still in the processor's cache when they are used.
-ATTENDED = 2e6
 # Bytes of frozen weights that are written out; of a larger model they are de-quantised at each use, as on a GPU.
 MOST_WRITTEN_OUT = 2e9
 
@@ -120,44 +118,6 @@ def _rms_norm():
             return upstream.sub_(x * along).mul_(inverse).to(x.dtype), None, None
 
     return RMSNorm.apply
-
-
-@cache
-def attention() -> str:
-    """The name under which transformers knows our attention of one new token a row on a CPU; all other attention is that of sdpa.
-
-    Grouped-query attention (arXiv 2305.13245) in fp32, a few rows at a time. PyTorch's kernel works on blocks of queries, of which one is used
-    here: in bf16 it takes six times as long, and is less exact (`bench generation`).
-    """
-    import torch
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import sdpa_mask
-
-    def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **kwargs):
-        if query.device.type != "cpu" or query.shape[2] > 1 or torch.is_grad_enabled():
-            return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-        rows, heads, _, width = query.shape
-        groups, length = key.shape[1:3]
-        scale = width**-0.5 if scaling is None else scaling
-        bias = torch.zeros((), device=query.device)
-        if attention_mask is not None and attention_mask.dtype == torch.bool:
-            bias = torch.where(attention_mask, 0.0, -torch.inf)
-        elif attention_mask is not None:
-            bias = attention_mask.float()
-        bias = bias.expand(rows, heads, 1, length).reshape(rows, groups, heads // groups, length)
-        queries, out = query.reshape(rows, groups, heads // groups, width), query.new_empty(rows, 1, heads, width)
-        size = max(1, int(ATTENDED / (4 * groups * length * width)))
-        for begun in range(0, rows, size):
-            some = slice(begun, begun + size)
-            scores = torch.matmul(queries[some].float(), key[some].float().transpose(2, 3)).mul_(scale).add_(bias[some])
-            mixed = torch.matmul(scores.softmax(-1), value[some].float())
-            out[some] = mixed.view(-1, 1, heads, width)
-        return out, None
-
-    AttentionInterface.register("one-token", attend)
-    AttentionMaskInterface.register("one-token", sdpa_mask)
-    return "one-token"
 
 
 def install(model, here: Device) -> int:

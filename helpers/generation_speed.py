@@ -123,6 +123,9 @@ def _task(name: str, weights: str, file: str) -> dict:
     tokenizer = models.load_tokenizer(profile)
     own = name.startswith("llama")
     model = None if own else models.load_for_inference(profile, weights, merge=name in ("ours", "single-merged"))
+    if model is not None and name != "ours":
+        # As transformers comes, without the attention of this project.
+        (model.get_base_model() if hasattr(model, "get_base_model") else model).set_attn_implementation("sdpa")
     style, written, texts = profile.model.prompt_style, 0, {}
     asked = [prompts.prompt(style, s, ja=r.ja) for s, r in rows]
     budgets = {"translate": profile.recipe.translation_budget, "multistep": profile.recipe.multistep_budget}

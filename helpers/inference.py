@@ -107,7 +107,7 @@ def _together(model, tokenizer, profile: Profile, calls: Sequence[_Call], sampli
                 begun.append(opening)
                 rows.append((starts[call.prefix], [*ids, *first]))
                 writers.append(_writer(tokenizer, profile, call, ends, cues))
-        decoding.decode(model, rows, writers, tokenizer.pad_token_id, _at_once(model, profile, rows, writers), progress, sampling)
+        decoding.decode(model, rows, writers, tokenizer.pad_token_id, _at_once(model, profile, rows, writers, sampling), progress, sampling)
     found = []
     for call in calls:
         count = len(call.texts)
@@ -129,17 +129,23 @@ def _completion(call: _Call, opening: str, done: decoding.Writer) -> Completion:
     return Completion(text, len(done.tokens), done.cut and end < 0)
 
 
-def _at_once(model, profile: Profile, rows: Sequence[tuple[decoding.Prefix, Sequence[int]]], writers: Sequence[decoding.Writer]) -> int:
-    """Rows of a batch: the recipe's; on a GPU, whose steps cost the same for few and many, more where half of the memory left holds their cache."""
+def _at_once(
+    model, profile: Profile, rows: Sequence[tuple[decoding.Prefix, Sequence[int]]], writers: Sequence[decoding.Writer], sampling: decoding.Sampling
+) -> int:
+    """Rows of a batch: the recipe's; on a GPU, whose steps cost the same for few and many, more where half of the memory left holds their cache.
+
+    What is sampled depends on the batch, so not on the memory that happens to be left.
+    """
     batch, left = profile.recipe.generation_batch, gpu_gib() * 2**30
-    if not left or not rows:
+    if not left or not rows or sampling.temperature > 0:
         return batch
     import torch
 
     config = model.config.get_text_config(decoder=True)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    length = max(len(p.ids) + len(ids) for p, ids in rows) + max(w.longest for w in writers)
+    # A row that is left to the end is begun again with what it has written.
+    length = max(len(p.ids) for p, _ in rows) + max(len(ids) for _, ids in rows) + 2 * max(w.longest for w in writers) + decoding.LOOK_EVERY
     each = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize * length
     return max(batch, min(MOST_AT_ONCE, int((left - torch.cuda.memory_allocated()) / 2 / each)))
 
@@ -229,19 +235,20 @@ def all_stages(
     sentences: Sequence[str] = (),
     asked: bool = False,
     shots: Sequence[Record] = (),
-    reasoned_shots: Sequence[Record] = (),
+    reasoned_shots: Sequence[Record] | None = None,
     progress: Callable[[int], None] = lambda n: None,
 ) -> tuple[list[Prediction], list[Completion]]:
     """S1 to S5 for every record and the primary stages, S2 and S4, for those of `primary`, in order of stage; the translations of `sentences`.
 
     With `asked`, S2 to S4 a second time (`primary`: S2 and S4), with Reasoning asked for. All that does not wait for a translation runs
-    together, then S3. The few-shot examples `shots` stand before every stage, `reasoned_shots` before those that are asked for Reasoning.
+    together, then S3. The few-shot examples `shots` stand before every stage; where `reasoned_shots` are given, these before those that are asked for Reasoning.
     """
 
     def run(wanted: Sequence[tuple[str, bool]], inputs: dict[str, list[dict[str, str]]]) -> dict[tuple[str, bool], list[Completion]]:
         calls = [_call(profile, name, inputs[name], reasoned_shots if reasoned else shots, reasoned) for name, reasoned in wanted]
         return dict(zip(wanted, _together(model, tokenizer, profile, calls, decoding.GREEDY, progress), strict=True))
 
+    reasoned_shots = shots if reasoned_shots is None else reasoned_shots
     n, every, ways = len(records), [*records, *primary], (False, True) if asked else (False,)
     inputs = {name: _inputs(name, every if name in ("S2", "S4") else records) for name in STAGES if name != "S3"}
     translated = inputs["S1"] + [{"ja": ja} for ja in sentences]

@@ -33,7 +33,7 @@ class Recipe:
     """Hyperparameters of data, training and inference.
 
     Lengths and budgets are in tokens; `train_pairs`, `dev_pairs` and `test_pairs` are numbers of Tatoeba pairs, `dev_loss_pairs` how many of
-    the dev pairs the dev loss is taken on, `replay_pairs` how many of the training pairs are mixed with the questions, the others coming first. `questions` and
+    the dev pairs the dev loss is taken on, `replay_pairs` how many of the training pairs are mixed with the questions, the others coming first (as many as `train_pairs`: all are mixed). `questions` and
     `test_questions` limit the authored sets (0: all of them); `control_train`, `control_dev` and `control_test` add generated problems of the
     positive control (0: none), of the `control_kinds` alone that are named, with spaces between.
     """

@@ -10,7 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import answers, assembly, decoding, evaluation, inference, models, pipeline, prompts, runtime, scoring, studies
+from . import (
+    answers,
+    assembly,
+    attention,
+    decoding,
+    evaluation,
+    inference,
+    models,
+    pipeline,
+    prompts,
+    runtime,
+    scoring,
+    studies,
+)
 from .files import ROOT, UserError, read_object, read_toml, write_json, write_text
 from .profiles import Recipe
 from .records import Record
@@ -99,7 +112,7 @@ def execute(
 ) -> list[dict]:
     """Train (of the base model: prompt) and decode each variant on the dev set, a row each; goes on where it stopped, or from the variants in the file `kept`, brought up to date.
 
-    Data and rationales are made once; variants that differ in decoding alone share an adapter. What was measured with the same data and settings
+    Data and rationales are made once for each set of settings that they depend on; variants that differ in decoding alone share an adapter. What was measured with the same data and settings
     is kept, of older code too. Raises `UserError`.
     """
     home = runtime.open_run(f"search-{search.name}", profile, study=search.study, **dict(search.recipe))
@@ -134,8 +147,8 @@ def execute(
 
 def _made_from(run: Run, data: pipeline.Data, search: Search) -> list[str]:
     if search.arm == BASE:
-        return assembly.hashes(*(Path(m.__file__) for m in (decoding, inference, evaluation, models, prompts)))
-    return [pipeline.training_key(run, data, search.arm), *assembly.hashes(*(Path(m.__file__) for m in (decoding, inference)))]
+        return assembly.hashes(*(Path(m.__file__) for m in (attention, decoding, inference, evaluation, models, prompts)))
+    return [pipeline.training_key(run, data, search.arm), *assembly.hashes(*(Path(m.__file__) for m in (attention, decoding, inference)))]
 
 
 def _folder(home: Run, search: Search, settings: dict) -> Run:
@@ -153,7 +166,7 @@ def _folder(home: Run, search: Search, settings: dict) -> Run:
 
 
 def _words(settings: dict) -> str:
-    return ", ".join(f"{k} {v}" for k, v in settings.items()) or "the study's"
+    return ", ".join(f"{k} {v}" for k, v in settings.items()) or "as it is"
 
 
 def _measure(run: Run, data: pipeline.Data, folder: Path | None, arm: str, settings: dict) -> list[dict]:
@@ -176,9 +189,8 @@ def _measure(run: Run, data: pipeline.Data, folder: Path | None, arm: str, setti
         found = _voted(model, tokenizer, run, questions, asked, settings)
         return [common | row for row in _rows(found, questions)]
     japanese = [p.ja for p in pairs]
-    examples = shots if settings["shots"] else ()
     found, translated = inference.all_stages(
-        model, tokenizer, run.profile, questions, sentences=japanese if folder else (), asked=asked, shots=examples, reasoned_shots=examples
+        model, tokenizer, run.profile, questions, sentences=japanese if folder else (), asked=asked, shots=shots if settings["shots"] else ()
     )
     if not folder:
         translated = inference.translate(model, tokenizer, run.profile, japanese, shots=evaluation.shots(drawn, data.pairs["train"]) if settings["shots"] else ())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import corpora, fused, models, worked, worked_arithmetic
+from . import attention, corpora, models, worked, worked_arithmetic
 from .corpora import Source
 from .files import UserError, cache_folder, sha256, whole_folder
 from .records import Record
@@ -216,7 +216,7 @@ def _load_instruct(name: str):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=here.dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False)
         if here.kind == "cpu":
-            model.set_attn_implementation(fused.attention())
+            model.set_attn_implementation(attention.one_token())
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise UserError(

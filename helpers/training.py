@@ -47,7 +47,7 @@ class Plan:
 
 
 def plan(recipe: Recipe, pairs: Sequence[Record], questions: Sequence[Record]) -> Plan:
-    """The order of training: sentence pairs first, then questions with the last `replay_pairs` of the pairs mixed in.
+    """The order of training: questions mixed with the last `replay_pairs` of the sentence pairs, the other pairs first (none, if that is `train_pairs`).
 
     It depends on prompts alone, never on rationales, so that every arm gets the same prompts in the same order. In an
     epoch each question comes once as `multistep`, once as `answer` or `direct`, by turns. What does not fill a
@@ -55,7 +55,9 @@ def plan(recipe: Recipe, pairs: Sequence[Record], questions: Sequence[Record]) -
     """
     generator = random.Random(recipe.seed)
     batch = recipe.batch_size * recipe.accumulation
-    alone = max(0, len(pairs) - recipe.replay_pairs) // batch * batch
+    # All of them, where there are more pairs than `train_pairs` too: a user's own are kept.
+    mixed = len(pairs) if recipe.replay_pairs >= recipe.train_pairs else recipe.replay_pairs
+    alone = max(0, len(pairs) - mixed) // batch * batch
     first = _arrange([("translate", r) for r in pairs[:alone]], batch, generator)
     replay = list(pairs[alone:])
     second: list[tuple[str, Record]] = []

@@ -96,6 +96,37 @@ def test_calls_with_other_examples_in_one_batch_change_no_token(tiny, questions,
     assert len({c.text for c in together[0] + together[2] + together[4]}) > 4, "the examples make a difference"
 
 
+@pytest.mark.parametrize("window", [16, 512])
+def test_a_sliding_window_sees_no_padding(window, tiny, questions, fp32):
+    """Rows of other lengths in a batch, with prefixes longer, shorter and none, come to what they come to alone."""
+    tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
+    assert "sliding_attention" in model.config.layer_types
+    model.config.sliding_window = window
+    for part in model.modules():
+        if getattr(part, "sliding_window", None):
+            part.sliding_window = window
+    by_length = sorted(questions, key=lambda q: len(q.en))
+    texts = [prompts.prompt("text", "answer", en=q.en) for q in (by_length[0], by_length[-1], by_length[len(by_length) // 2])]
+    calls = [inference._Call(texts, 9, "", False, prompts.few_shot("answer", questions[40 : 40 + n]) if n else "") for n in (0, 1, 4)]
+    together = inference._together(model, tokenizer, tiny, calls, decoding.GREEDY, lambda n: None)
+    alone = [[inference.generate(model, tokenizer, tiny, [t], 9, prefix=c.prefix)[0] for t in texts] for c in calls]
+    assert together == alone
+
+
+def test_rows_at_once_follow_the_memory_of_a_gpu_but_not_for_samples(tiny, questions, monkeypatch):
+    tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
+    rows, writers = [(decoding.Prefix(), [1] * 20)] * 3, [decoding.Writer(tokenizer, [1], 30)]
+    # 2 layers × (keys, values) × 2 heads × 32 × bytes a number; 20 + 2 × 30 tokens and those of a look.
+    each = 2 * 2 * 2 * 32 * model.dtype.itemsize * (80 + decoding.LOOK_EVERY)
+
+    def found(gib, sampling=decoding.GREEDY):
+        monkeypatch.setattr(inference, "gpu_gib", lambda: gib)
+        return inference._at_once(model, tiny.replace(generation_batch=8), rows, writers, sampling)
+
+    assert found(0) == 8 and found(2 * each * 50.5 / 2**30) == 50 and found(2 * each * 3 / 2**30) == 8
+    assert found(80) == inference.MOST_AT_ONCE and found(80, decoding.Sampling(temperature=0.7)) == 8
+
+
 def test_late_rows_are_never_more_at_once_than_a_batch(monkeypatch, tiny, questions, fp32):
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
     sizes, do = [], decoding._batch

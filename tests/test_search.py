@@ -11,6 +11,7 @@ import pytest
 
 from helpers import (
     assembly,
+    attention,
     corpora,
     decoding,
     evaluation,
@@ -41,7 +42,7 @@ def write(folder, text):
     return path
 
 
-def test_the_search_that_ships_changes_one_thing_at_a_time():
+def test_the_searches_that_ship_begin_with_what_is_compared_with_and_repeat_nothing():
     found = search.load("quick")
     assert found.variants[0] == ("as-it-is", {}) and len(found.variants) >= 8
     base = search.load("base")
@@ -141,7 +142,7 @@ def test_a_search_over_the_prompts_of_the_base_model_trains_nothing(tmp_path, mo
     assert all("dev_answer_loss" not in r and "chrf" in r for r in rows)
     assert (tmp_path / "runs" / "search-tiny" / "search.md").read_text(encoding="utf-8").count("\n| ") == 1 + 1 + 3
     known = json.loads((tmp_path / "runs" / "search-tiny" / "search.json").read_text(encoding="utf-8"))
-    assert known["two"]["made_from"] == assembly.hashes(*(Path(m.__file__) for m in (decoding, inference, evaluation, models, prompts)))
+    assert known["two"]["made_from"] == assembly.hashes(*(Path(m.__file__) for m in (attention, decoding, inference, evaluation, models, prompts)))
     with pytest.raises(files.UserError, match="999 shots: there are 16 training questions"):
         search.execute(search.load(write(tmp_path, "arm = 'base'\n[variants.many]\nshots = 999\n")), profile="tiny", say=lambda line: None)
 

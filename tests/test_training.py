@@ -7,11 +7,11 @@ import json
 import pytest
 
 from helpers import checkpoints, files, fused, models, profiles, prompts, training
+from helpers.records import Record
 
 
 @pytest.fixture(scope="module")
 def setting(questions):
-    from helpers.records import Record
     from tests.conftest import PAIRS
 
     profile = profiles.choose("tiny").replace(replay_pairs=8, batch_size=4, accumulation=1, evaluations=2)
@@ -35,6 +35,28 @@ def test_plan_has_the_same_prompts_in_the_same_order_for_every_arm(setting, ques
     assert all(stage == "translate" for stage, _ in a.items[: a.shared_steps * a.batch])
     assert len(a.items) == a.steps * a.batch
     assert prompts_of(a) != prompts_of(training.plan(profile.replace(seed=1).recipe, pairs, train))
+
+
+@pytest.mark.parametrize("name", [n for n, p in profiles.PROFILES.items() if p.model.source != "random"])
+def test_by_default_pairs_and_questions_are_mixed_from_the_start(name, questions):
+    recipe = profiles.choose(name).recipe
+    # A user's own pairs may be more than `train_pairs`: all are kept, and mixed.
+    for count in (recipe.train_pairs, recipe.train_pairs + 500):
+        found = training.plan(recipe, [Record(f"p{i}", "translate", "雨", "Rain") for i in range(count)], [q for q in questions if q.split == "train"])
+        assert found.shared_steps == 0
+        stages = [stage for stage, _ in found.items]
+        share, half = stages.count("translate") / len(stages), stages[: len(stages) // 2]
+        assert abs(half.count("translate") / len(half) - share) < 0.1, "as many in the first half as in the second"
+        assert stages.count("translate") > count - found.batch
+
+
+def test_an_arm_trains_mixed_from_the_start(setting, tmp_path):
+    profile, pairs, train, dev = setting
+    profile = profile.replace(train_pairs=len(pairs), replay_pairs=len(pairs))
+    order = training.plan(profile.recipe, pairs, train)
+    folder = training.train(profile, order, dev, tmp_path / "mixed", say=lambda text: None)
+    rows = checkpoints.read_log(folder / "log.jsonl")
+    assert [r["phase"] for r in rows] == ["start"] + ["questions"] * order.steps and (folder / "adapter").exists()
 
 
 def test_plan_shows_each_question_once_an_epoch_in_one_call_and_once_alone(setting):
