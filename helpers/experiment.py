@@ -285,7 +285,7 @@ def _work(task: dict) -> None:
     data = pipeline.load(run)
     places = run.path("predictions")
     places.mkdir(exist_ok=True)
-    # One arm of every seed before the next arm: the first of a seed trains what its others wait for.
+    # One arm of every seed before the next arm: the first of a seed may train what its others wait for.
     for system in sorted(evaluation.systems(run), key=lambda s: run.study.arms.index(s.name) if s.adapter else -1):
         lock = FileLock(places / f".{system.label.replace(' ', '-')}.work")
         try:
