@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .architectures import Architecture
-from .fused import LOGIT_COLUMNS, LOGIT_ROWS
+from .fused import LOGIT_ROWS, LOGIT_TOKENS
 
 
 class Step:
@@ -100,5 +100,5 @@ class Step:
             return positions * self.vocabulary * 12, 0
         rows = min(LOGIT_ROWS, positions)
         chosen = positions * d * (self.wide + 4)
-        buffer = rows * self.vocabulary * unit + rows * (2 * LOGIT_COLUMNS + 2 * d) * 4
+        buffer = rows * self.vocabulary * unit + rows * (2 * LOGIT_TOKENS + 2 * d) * 4
         return chosen + buffer, chosen + self.stream

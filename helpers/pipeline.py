@@ -161,12 +161,12 @@ def training_key(run: Run, data: Data, arm: str) -> str:
 
 def _training_keys(run: Run, data: Data, questions: list[Record]) -> tuple[str, str]:
     """What an arm, and the part that all arms share, are trained from."""
-    from . import fused, prompts, training
+    from . import fused, packing, prompts, training
 
     # What training does not depend on is left out: changing it trains nothing again.
     inference_only = ("generation_batch", "few_shot", *(f"{kind}_budget" for kind in ("translation", "answer", "multistep", "reasoning", "line")))
     recipe = dataclasses.replace(run.recipe, **dict.fromkeys(inference_only, 0))
-    code = hashes(*(Path(module.__file__) for module in (fused, models, prompts, training)))
+    code = hashes(*(Path(module.__file__) for module in (fused, models, packing, prompts, training)))
     common = [run.profile.model, recipe, data.manifest["files"], code]
     return fingerprint(*common, [r.reasoning for r in questions]), fingerprint(*common)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from . import checkpoints, fused, models, prompts
+from . import checkpoints, fused, models, packing, prompts
 from .checkpoints import LOG, last_checkpoint
 from .files import UserError, disk_is_full, memory_ran_out, whole_folder, write_json
 from .profiles import Profile, Recipe
@@ -132,12 +132,21 @@ def labelled_loss(model, inputs: dict):
     import torch
 
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = causal.model(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-    ).last_hidden_state
-    targets = inputs["labels"][:, 1:]
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    targets = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=prompts.IGNORED)
     wanted = targets != prompts.IGNORED
-    hidden, head = hidden[:, :-1][wanted], causal.lm_head
+    rows = packing.rows_of(causal, mask)
+    if rows:
+        real = mask.bool()
+        places = (mask.cumsum(1) - 1)[real][None]
+        # A mask of four dimensions is handed on as it is: none has to be made.
+        hidden = causal.model(input_ids=ids[real][None], attention_mask=real.new_ones(1, 1, 1, 1), position_ids=places, rows=rows, use_cache=False).last_hidden_state
+        if not rows.used:
+            raise UserError(f"{causal.config.model_type} does not hand its attention what it is given: choose another model.")
+        hidden = hidden[0][wanted[real]]
+    else:
+        hidden = causal.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[wanted]
+    head = causal.lm_head
     if getattr(causal.config, "final_logit_softcapping", None):
         raise UserError(f"{causal.config.model_type} caps its logits, which this trainer does not: choose another model.")
     with torch.autocast(hidden.device.type, enabled=False):

@@ -7,6 +7,7 @@ import platform
 import pytest
 
 from helpers import fused, models, profiles, prompts, runtime, training
+from helpers.files import UserError
 
 
 def model_and_inputs(name, pairs):
@@ -77,6 +78,54 @@ def test_in_bf16_they_are_as_near_to_fp32_as_the_libraries_are(pairs, monkeypatc
     size = sum(float(g.square().sum()) for g in found["fp32"].values())
     assert error("fused") < 1.2 * error("libraries")
     assert error("fused") < 0.01 * size
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-phi", "tiny-phi3"])
+def test_no_layer_sees_padding(name, pairs, fp32):
+    model, inputs = model_and_inputs(name, pairs)
+    fused.install(model, runtime.device())
+    seen = []
+    for block in model.get_base_model().model.layers:
+        block.mlp.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[:2]))
+    training.labelled_loss(model, inputs)
+    real = int(inputs["attention_mask"].sum())
+    assert real < inputs["input_ids"].numel() and seen == [(1, real)] * 2
+
+
+def test_a_model_that_keeps_the_rows_to_itself_is_not_trained(pairs, monkeypatch):
+    """Rows would attend to each other."""
+    import torch
+
+    model, inputs = model_and_inputs("tiny", pairs)
+    fused.install(model, runtime.device())
+    layers = model.get_base_model().model.layers
+    for block in layers:
+        attend = block.self_attn.forward
+        monkeypatch.setattr(block.self_attn, "forward", lambda *a, rows=None, attend=attend, **k: attend(*a, **k))
+    with pytest.raises(UserError, match="does not hand its attention"), torch.no_grad():
+        training.labelled_loss(model, inputs)
+
+
+def test_tokens_that_cannot_matter_are_left_out_of_the_gradient_not_of_the_loss(monkeypatch):
+    import torch
+
+    torch.manual_seed(0)
+    weight, hidden = torch.randn(6000, 32).bfloat16(), (2 * torch.randn(40, 32)).bfloat16()
+    targets = torch.randint(0, 6000, (40,))
+    exact = hidden.float().requires_grad_(True)
+    loss = torch.nn.functional.cross_entropy(exact @ weight.float().T, targets, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, exact)
+    multiply, used, error = torch.mm, [], {}
+    monkeypatch.setattr(torch, "mm", lambda a, b, **k: used.append(len(b)) or multiply(a, b, **k))
+    for least in (0.0, fused.NEGLIGIBLE):
+        monkeypatch.setattr(fused, "NEGLIGIBLE", least)
+        given = hidden.clone().requires_grad_(True)
+        found = fused.head_loss()(given, weight, None, targets)
+        (ours,) = torch.autograd.grad(found, given)
+        error[least] = float((ours.float() - gradient).norm() / gradient.norm())
+        assert abs(found.item() / loss.item() - 1) < 1e-3
+    assert used[1] == 6000 and 40 <= used[3] < 3000
+    assert error[fused.NEGLIGIBLE] < 1.1 * error[0.0] < 0.03
 
 
 def test_dropout_and_gpus_are_left_to_the_libraries(pairs):

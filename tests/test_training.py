@@ -79,7 +79,7 @@ def test_labelled_loss_equals_the_library_s(name, held, pairs, monkeypatch, fp32
     import torch
 
     monkeypatch.setattr(fused, "LOGIT_ROWS", held)
-    monkeypatch.setattr(fused, "LOGIT_COLUMNS", 100 * held)
+    monkeypatch.setattr(fused, "LOGIT_TOKENS", 100 * held)
     profile = profiles.choose(name)
     tokenizer = models.load_tokenizer(profile)
     model = models.add_adapter(models.load_base(profile), profile)
