@@ -113,40 +113,63 @@ def _layer_class():
     from transformers.cache_utils import DynamicLayer
 
     class Layer(DynamicLayer):
-        """Keys and values in buffers of their final size: growing by concatenation would copy the whole cache at every token."""
+        """Keys and values in buffers of their final size (lanes × `room` tokens): growing by concatenation would copy the whole cache at every token."""
 
-        def __init__(self, room: int):
+        def __init__(self, lanes: int, room: int):
             super().__init__()
-            self.room, self.buffers = room, None
+            self.lanes, self.room, self.first, self.buffers = lanes, room, 0, None
 
         def update(self, key_states, value_states, *args, **kwargs):
-            begun = self.get_seq_length()
+            rows, begun = len(key_states), self.first + self.get_seq_length()
             end = begun + key_states.shape[-2]
-            if self.buffers is None:
-                self.lazy_initialization(key_states, value_states)
-                shape = (*key_states.shape[:2], self.room)
-                self.buffers = tuple(x.new_empty(*shape, x.shape[-1]) for x in (key_states, value_states))
-            rows = key_states.shape[0]
+            self._make(key_states, value_states)
             for buffer, fresh in zip(self.buffers, (key_states, value_states), strict=True):
                 buffer[:rows, :, begun:end] = fresh
-            self.keys, self.values = (buffer[:rows, :, :end] for buffer in self.buffers)
+            self.see(rows, self.first, end)
             return self.keys, self.values
 
-        def keep(self, moves: Sequence[tuple[int, int]], rows: int) -> None:
-            """Copy row to row for each of `moves` (from, to), then hold the first `rows` rows only."""
-            length = self.get_seq_length()
+        def _make(self, *like) -> None:
+            if self.buffers is None:
+                self.lazy_initialization(*like)
+                self.buffers = tuple(x.new_empty(self.lanes, x.shape[1], self.room, x.shape[3]) for x in like)
+
+        def see(self, rows: int, first: int, end: int) -> None:
+            """Hold the first `rows` lanes, from one token to another."""
+            self.first = first
+            self.keys, self.values = (buffer[:rows, :, first:end] for buffer in self.buffers)
+
+        def keep(self, moves: Sequence[tuple[int, int]], first: int, end: int) -> None:
+            """Copy lane to lane for each of `moves` (from, to)."""
             for buffer in self.buffers:
                 for source, target in moves:
-                    buffer[target, :, :length] = buffer[source, :, :length]
-            self.keys, self.values = (buffer[:rows, :, :length] for buffer in self.buffers)
+                    buffer[target, :, first:end] = buffer[source, :, first:end]
+
+        def slide(self, rows: int, first: int, end: int, by: int) -> None:
+            """Move what the first `rows` lanes hold by so many tokens."""
+            for buffer in self.buffers:
+                buffer[:rows, :, first + by : end + by] = buffer[:rows, :, first:end].clone()
+
+        def put(self, other, lane: int, first: int, end: int) -> None:
+            """Copy the rows of another layer into the lanes from `lane` on, so that they end at `end`; zeros from `first` to where they begin."""
+            self._make(other.keys, other.values)
+            for buffer, fresh in zip(self.buffers, (other.keys, other.values), strict=True):
+                begun = end - fresh.shape[-2]
+                # What is masked is still multiplied.
+                buffer[lane : lane + len(fresh), :, first:begun] = 0
+                buffer[lane : lane + len(fresh), :, begun:end] = fresh
+
+        def clear(self, rows: int, first: int, end: int) -> None:
+            """Zeros in the first `rows` lanes."""
+            for buffer in self.buffers:
+                buffer[:rows, :, first:end] = 0
 
     return Layer
 
 
-def _cache(model, room: int):
+def _cache(model, lanes: int, room: int):
     from transformers.cache_utils import Cache
 
-    return Cache(layers=[_layer_class()(room) for _ in range(model.config.get_text_config(decoder=True).num_hidden_layers)])
+    return Cache(layers=[_layer_class()(lanes, room) for _ in range(model.config.get_text_config(decoder=True).num_hidden_layers)])
 
 
 @dataclass(frozen=True)
@@ -167,7 +190,7 @@ def prefix(model, ids: Sequence[int]) -> Prefix:
 
     if not ids:
         return Prefix()
-    held = _cache(model, len(ids))
+    held = _cache(model, 1, len(ids))
     with torch.inference_mode():
         _causal(model).model(input_ids=torch.tensor([list(ids)], device=model.device), past_key_values=held, use_cache=True)
     return Prefix(tuple(ids), tuple((layer.keys, layer.values) for layer in held.layers))
@@ -194,73 +217,127 @@ def decode(
     progress: Callable[[int], None],
     sampling: Sampling = GREEDY,
 ) -> None:
-    """Let each writer take the next tokens after its row, a prefix and token ids, until it is done; rows of like length share a batch.
+    """Let each writer take the next tokens after its row, a prefix and token ids, until it is done; at most `batch` rows at once.
 
-    A step on a few rows costs nearly as much as one on many, so a batch stops at its last eighth; what these rows still have to write is
-    written at the end, together. `progress` is told how many rows have been finished.
-    """
-    pick = _picker(_causal(model), sampling)
-    waiting = sorted(range(len(rows)), key=lambda i: (len(rows[i][0].ids), len(rows[i][1])))
-    late: list[int] = []
-    while waiting or late:
-        if not waiting:
-            waiting, late = late, []
-        chosen, waiting = waiting[:batch], waiting[batch:]
-        given = [(rows[i][0], [*rows[i][1], *writers[i].tokens]) for i in chosen]
-        left = _batch(model, given, [writers[i] for i in chosen], pad, len(chosen) // 8 if waiting or late else 0, pick)
-        late += [chosen[j] for j in left]
-        progress(len(chosen) - len(left))
-
-
-def _batch(model, rows: Sequence[tuple[Prefix, Sequence[int]]], writers: Sequence[Writer], pad: int, leave: int, pick: Callable) -> list[int]:
-    """Decode rows in one batch until at most `leave` are not done; their places are returned.
-
-    Rows are left-padded, so that all end together. Every `LOOK_EVERY` tokens the rows that are done leave, and those behind them move up.
+    The place of a row that is done is given to one that waits (continuous batching: Yu et al. 2022, Orca, OSDI), a quarter of a batch at a time: a step on
+    a few rows costs nearly as much as one on many. Those that may come to most tokens begin. `progress` is told how many rows have been finished.
     """
     import torch
 
-    causal, device = _causal(model), model.device
-    width = max(len(ids) for _, ids in rows)
-    own, kept = [], []
-    for prefix, ids in rows:
-        # No padding between a prefix and what follows it, which a sliding window would count: of a prefix the last tokens are computed again.
-        again = min(width - len(ids), len(prefix.ids))
-        kept.append(len(prefix.ids) - again)
-        own.append([*prefix.ids[kept[-1] :], *ids])
-    begun = max(kept)
-    room = begun + width + max(w.longest for w in writers) + LOOK_EVERY
-    held = _cache(model, room)
-    _fill(held, [prefix for prefix, _ in rows], kept)
-    mask = torch.ones(len(rows), room, dtype=torch.long, device=device)
-    for i, ids in enumerate(own):
-        mask[i, : begun - kept[i]] = 0
-        mask[i, begun : begun + width - len(ids)] = 0
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in own], device=device)
-    end = begun + width
-    positions = (mask[:, :end].cumsum(1) - 1).clamp(min=0)[:, begun:]
-    alive, done, taken, step = list(range(len(rows))), set(), {}, 0
+    if not rows:
+        return
+    pick = _picker(_causal(model), sampling)
+    waiting = sorted(range(len(rows)), key=lambda i: (-len(rows[i][0].ids), -writers[i].longest, -len(rows[i][1])))
+    batch = min(batch, len(rows))
+    lanes = _Lanes(model, batch, room(rows, writers), pad)
     with torch.inference_mode():
-        while True:
-            hidden = causal.model(
-                input_ids=ids, attention_mask=mask[:, :end], position_ids=positions, past_key_values=held, use_cache=True
-            ).last_hidden_state[:, -1]
-            best = pick(hidden.contiguous()).tolist()
-            for i, token in zip(alive, best, strict=True):
-                if i not in done and writers[i].take(token):
-                    done.add(i)
-                taken[i] = writers[i].tokens[-1]
-            step, end = step + 1, end + 1
-            if len(rows) - len(done) <= leave:
-                return [i for i in range(len(rows)) if i not in done]
-            ids = torch.tensor([taken[i] for i in alive], device=device)[:, None]
-            positions = positions[:, -1:] + 1
-            if step % LOOK_EVERY == 0 and done.intersection(alive):
-                moves, alive = _move_up(alive, done)
-                for layer in held.layers:
-                    layer.keep(moves, len(alive))
-                for source, target in moves:
-                    mask[target], ids[target], positions[target] = mask[source].clone(), ids[source].clone(), positions[source].clone()
-                mask, ids, positions = mask[: len(alive)], ids[: len(alive)], positions[: len(alive)]
+        while waiting or lanes.rows:
+            if waiting and batch - len(lanes.rows) >= (max(1, batch // 4) if lanes.rows else 1):
+                count = batch - len(lanes.rows)
+                chosen, waiting = waiting[:count], waiting[count:]
+                lanes.take(chosen, pick(lanes.admit(chosen, [rows[i] for i in chosen])).tolist(), writers)
+            for _ in range(LOOK_EVERY):
+                if len(lanes.done) == len(lanes.rows):
+                    break
+                lanes.take(lanes.rows, pick(lanes.step()).tolist(), writers)
+            if lanes.done:
+                progress(len(lanes.done))
+                lanes.leave()
+
+
+def room(rows: Sequence[tuple[Prefix, Sequence[int]]], writers: Sequence[Writer]) -> int:
+    """Tokens in a lane: those of the longest row with what may follow it, and some that are used up before lanes must be moved."""
+    return (max(len(prefix.ids) + len(ids) for prefix, ids in rows) + max(w.longest for w in writers)) * 5 // 4 + 2 * LOOK_EVERY
+
+
+class _Lanes:
+    """Rows that are being written, a lane each of one cache. All end at the same token; before a row's `start` its lane is masked."""
+
+    def __init__(self, model, count: int, room: int, pad: int):
+        import torch
+
+        self.causal, self.room, self.pad = _causal(model), room, pad
+        self.held = _cache(model, count, room)
+        self.rows: list[int] = []
+        self.done: set[int] = set()
+        self.first = self.end = 0
+        self.starts, self.ids = (torch.zeros(0, dtype=torch.long, device=model.device) for _ in range(2))
+
+    def admit(self, numbers: Sequence[int], rows: Sequence[tuple[Prefix, Sequence[int]]]):
+        """Compute new rows, which get the next lanes; their last hidden states (rows × width)."""
+        import torch
+
+        device, width = self.starts.device, max(len(ids) for _, ids in rows)
+        own, kept = [], []
+        for prefix, ids in rows:
+            # No padding between a prefix and what follows it, which a sliding window would count: of a prefix the last tokens are computed again.
+            again = min(width - len(ids), len(prefix.ids))
+            kept.append(len(prefix.ids) - again)
+            own.append([*prefix.ids[kept[-1] :], *ids])
+        begun = max(kept)
+        whole = begun + width
+        fresh = _cache(self.causal, len(rows), whole)
+        _fill(fresh, [prefix for prefix, _ in rows], kept)
+        starts = torch.tensor([whole - len(ids) - k for ids, k in zip(own, kept, strict=True)], device=device)
+        ids = torch.tensor([[self.pad] * (width - len(row)) + row for row in own], device=device)
+        hidden = self._forward(ids, starts, fresh, 0, whole)
+        if not self.rows:
+            self.first, self.end = 0, whole
+        elif self.end < whole:
+            self._slide(whole - self.end)
+        at, first = len(self.rows), min(self.first, self.end - whole)
+        for layer, new in zip(self.held.layers, fresh.layers, strict=True):
+            layer.put(new, at, first, self.end)
+            layer.clear(at, first, self.first)
+            layer.see(at + len(rows), first, self.end)
+        self.first = first
+        self.rows += numbers
+        self.starts = torch.cat([self.starts, starts + self.end - whole])
+        self.ids = torch.cat([self.ids, ids[:, -1]])
+        return hidden
+
+    def step(self):
+        """One more token of each row; its hidden states (rows × width)."""
+        if self.end == self.room:
+            self._slide(-self.first)
+        self.end += 1
+        return self._forward(self.ids[:, None], self.starts, self.held, self.first, self.end)
+
+    def _forward(self, ids, starts, held, first: int, end: int):
+        import torch
+
+        columns = torch.arange(first, end, device=ids.device)
+        mask, places = columns >= starts[:, None], (columns[-ids.shape[1] :] - starts[:, None]).clamp(min=0)
+        found = self.causal.model(input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=held, use_cache=True)
+        return found.last_hidden_state[:, -1].contiguous()
+
+    def take(self, numbers: Sequence[int], tokens: Sequence[int], writers: Sequence[Writer]) -> None:
+        """Give the last rows, those of `numbers`, their next tokens. One that is done stays, unheard, until it can `leave`."""
+        taken = []
+        for number, token in zip(numbers, tokens, strict=True):
+            if number not in self.done and writers[number].take(token):
+                self.done.add(number)
+            taken.append(writers[number].tokens[-1])
+        self.ids[-len(taken) :] = self.ids.new_tensor(taken)
+
+    def leave(self) -> None:
+        """Rows that are done leave; those behind them move up."""
+        moves, self.rows = _move_up(self.rows, self.done)
+        self.done, count = set(), len(self.rows)
+        for source, target in moves:
+            self.starts[target], self.ids[target] = self.starts[source].clone(), self.ids[source].clone()
+        self.starts, self.ids = self.starts[:count], self.ids[:count]
+        for layer in self.held.layers:
+            layer.keep(moves, self.first, self.end)
+        self.first = int(self.starts.min()) if count else self.end
+        for layer in self.held.layers:
+            layer.see(count, self.first, self.end)
+
+    def _slide(self, by: int) -> None:
+        for layer in self.held.layers:
+            layer.slide(len(self.rows), self.first, self.end, by)
+            layer.see(len(self.rows), self.first + by, self.end + by)
+        self.first, self.end, self.starts = self.first + by, self.end + by, self.starts + by
 
 
 def _fill(held, prefixes: Sequence[Prefix], kept: Sequence[int]) -> None:

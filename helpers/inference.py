@@ -144,9 +144,7 @@ def _at_once(
     config = model.config.get_text_config(decoder=True)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    # A row that is left to the end is begun again with what it has written.
-    length = max(len(p.ids) for p, _ in rows) + max(len(ids) for _, ids in rows) + 2 * max(w.longest for w in writers) + decoding.LOOK_EVERY
-    each = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize * length
+    each = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize * decoding.room(rows, writers)
     return max(batch, min(MOST_AT_ONCE, int((left - torch.cuda.memory_allocated()) / 2 / each)))
 
 

@@ -7,6 +7,8 @@ from functools import cache
 
 # Rows are padded to each other for attention alone while the longest is at most this many times as long as the shortest.
 ALIKE = 1.25
+# Tokens of a row, at most: what a row gives each of its tokens is kept for the way back, and grows as the square.
+LONGEST = 512
 
 
 class Rows:
@@ -37,12 +39,12 @@ class Rows:
 
 
 def rows_of(model, attention_mask) -> Rows | None:
-    """The rows of a padded batch, where the model attends `without_padding` and no window is shorter than the longest of them; else None."""
+    """The rows of a padded batch, where the model attends `without_padding` and neither `LONGEST` nor a window is shorter than the longest of them; else None."""
     config = model.config.get_text_config(decoder=True)
     if config._attn_implementation != "without-padding":
         return None
     lengths = attention_mask.sum(1).tolist()
-    return None if max(lengths) > (getattr(config, "sliding_window", None) or max(lengths)) else Rows(lengths)
+    return None if max(lengths) > min(LONGEST, getattr(config, "sliding_window", None) or LONGEST) else Rows(lengths)
 
 
 def can_do_without_padding(model) -> bool:

@@ -1,4 +1,4 @@
-"""Decoding: lines begun for the model are the very tokens that training used; late rows, removed rows and ties change nothing."""
+"""Decoding: lines begun for the model are the very tokens that training used; which rows are written together, and ties, change nothing."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_an_end_token_or_an_overlong_line_begins_the_next_line(tiny):
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_batches_late_rows_and_removed_rows_change_no_token(asked, tiny, questions, fp32):
-    """27 rows in batches of 8: some rows wait for the last batch, others move up; alone they are the same."""
+def test_rows_that_come_go_and_move_up_change_no_token(asked, tiny, questions, fp32):
+    """27 rows, 8 at once; alone they are the same."""
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
     profile = tiny.replace(generation_batch=8, reasoning_budget=9, translation_budget=7)
     texts = [prompts.prompt("text", "multistep", ja=q.ja) for q in questions[:27]]
@@ -116,8 +116,8 @@ def test_a_sliding_window_sees_no_padding(window, tiny, questions, fp32):
 def test_rows_at_once_follow_the_memory_of_a_gpu_but_not_for_samples(tiny, questions, monkeypatch):
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
     rows, writers = [(decoding.Prefix(), [1] * 20)] * 3, [decoding.Writer(tokenizer, [1], 30)]
-    # 2 layers × (keys, values) × 2 heads × 32 × bytes a number; 20 + 2 × 30 tokens and those of a look.
-    each = 2 * 2 * 2 * 32 * model.dtype.itemsize * (80 + decoding.LOOK_EVERY)
+    # 2 layers × (keys, values) × 2 heads × 32 × bytes a number; 20 + 30 tokens, a quarter more, and those of two looks.
+    each = 2 * 2 * 2 * 32 * model.dtype.itemsize * (62 + 2 * decoding.LOOK_EVERY)
 
     def found(gib, sampling=decoding.GREEDY):
         monkeypatch.setattr(inference, "gpu_gib", lambda: gib)
@@ -127,16 +127,35 @@ def test_rows_at_once_follow_the_memory_of_a_gpu_but_not_for_samples(tiny, quest
     assert found(80) == inference.MOST_AT_ONCE and found(80, decoding.Sampling(temperature=0.7)) == 8
 
 
-def test_late_rows_are_never_more_at_once_than_a_batch(monkeypatch, tiny, questions, fp32):
+def test_a_row_that_is_done_gives_its_place_to_one_that_waits(monkeypatch, tiny, questions, fp32):
+    """Never more at once than a batch; the long ones begin, and no step is on a few rows while others wait."""
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
-    sizes, do = [], decoding._batch
-    monkeypatch.setattr(decoding, "_batch", lambda model, rows, *rest: sizes.append(len(rows)) or do(model, rows, *rest))
+    admitted, stepped, admit, step = [], [], decoding._Lanes.admit, decoding._Lanes.step
+    monkeypatch.setattr(decoding._Lanes, "admit", lambda self, numbers, rows: admitted.append(numbers) or admit(self, numbers, rows))
+    monkeypatch.setattr(decoding._Lanes, "step", lambda self: stepped.append(len(self.rows)) or step(self))
     text = prompts.prompt("text", "direct", ja=questions[0].ja)
-    # Seven of each eight are short: each of the 20 batches leaves its last row to the end.
-    calls = [call for _ in range(20) for call in (inference._Call([text] * 7, 2), inference._Call([text], 9))]
-    found = inference._together(model, tokenizer, tiny.replace(generation_batch=8), calls, decoding.GREEDY, lambda n: None)
-    assert sizes == [8] * 20 + [8, 8, 4]
-    assert [c.tokens for call in found for c in call] == ([2] * 7 + [9]) * 20
+    calls = [call for _ in range(20) for call in (inference._Call([text] * 7, 5), inference._Call([text], 60))]
+    counted = []
+    found = inference._together(model, tokenizer, tiny.replace(generation_batch=8), calls, decoding.GREEDY, counted.append)
+    assert [c.tokens for call in found for c in call] == ([5] * 7 + [60]) * 20 and sum(counted) == 160
+    assert all(n % 8 == 7 for part in admitted[:2] for n in part), "rows 7, 15, 23 … are those that come to most tokens"
+    assert sorted(n for part in admitted for n in part) == list(range(160)) and max(stepped) == 8
+    # 20 rows of 60 tokens in lanes of 8 and 140 of 5 beside them: the long ones alone would be 3 × 59 steps.
+    assert len(stepped) < 260 and sum(n < 6 for n in stepped) < 60
+
+
+def test_lanes_that_run_out_of_room_are_moved(monkeypatch, tiny, questions, fp32):
+    """To the left, when the last token is reached, and to the right, for a prompt longer than what is held."""
+    tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
+    slid, slide = [], decoding._Lanes._slide
+    monkeypatch.setattr(decoding._Lanes, "_slide", lambda self, by: slid.append(by) or slide(self, by))
+    short, long = (prompts.prompt("text", "direct", ja=q.ja) for q in sorted(questions, key=lambda q: len(q.ja))[:: len(questions) - 1])
+    calls = [inference._Call([short] * 9, 40), inference._Call([long] * 9, 6), inference._Call([short] * 40, 30)]
+    profile = tiny.replace(generation_batch=4)
+    together = inference._together(model, tokenizer, profile, calls, decoding.GREEDY, lambda n: None)
+    assert min(slid) < 0 < max(slid)
+    for call, done in zip(calls, together, strict=True):
+        assert {c.text for c in done} == {inference.generate(model, tokenizer, profile, [call.texts[0]], call.budget)[0].text}
 
 
 @pytest.mark.parametrize("instruction", ["translate", "multistep", "answer", ""])

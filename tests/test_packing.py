@@ -45,6 +45,7 @@ def test_without_rows_it_is_sdpa_and_a_window_or_dropout_keeps_the_padding(fp32)
     model.set_attn_implementation(packing.without_padding())
     assert torch.equal(model(input_ids=torch.arange(9)[None]).logits, before)
     assert packing.rows_of(model, mask).tokens == 18
+    assert packing.rows_of(model, torch.ones(1, packing.LONGEST, dtype=torch.long)) and not packing.rows_of(model, torch.ones(1, packing.LONGEST + 1, dtype=torch.long))
     model.config.sliding_window = 8
     assert packing.rows_of(model, mask) is None
     assert packing.can_do_without_padding(model)
