@@ -60,7 +60,7 @@ def train(
     job = {
         "profile": dataclasses.asdict(profile),
         "items": [[stage, r.to_dict()] for stage, r in order.items],
-        "order": {"shared_steps": order.shared_steps, "batch": order.batch},
+        "order": {"shared_steps": order.shared_steps, "batch": order.batch, "reasoning_last": order.reasoning_last},
         "dev": {name: [r.to_dict() for r in rows] for name, rows in dev.items()},
         "stop_after": stop_after,
     }

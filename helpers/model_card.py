@@ -20,6 +20,7 @@ _NOTICES = {"gemma": "Gemma is provided under and subject to the Gemma Terms of 
 _ARMS = {
     "plain": "no training question carries a rationale",
     "reasoned": "{} % of the training questions carry a rationale (Reasoning) before their answer",
+    "explained": "{} % of the training questions carry a rationale after their answer",
     "shuffled": "a control: {} % of the training questions carry the rationale of another question",
     "plain-token-matched": "a control: no rationale, as many target tokens as reasoned-33",
 }

@@ -25,11 +25,14 @@ View = Callable[[int], Callable[[dict], None]]
 
 
 def arm_questions(run: Run, data: Data, arm: str) -> list[Record]:
-    """The training questions of an arm: `plain`, `reasoned-P` with a rationale on P % of them (1 to 100), or a control that
-    notebook 02 wrote (`shuffled-33`, `plain-token-matched`).
+    """The training questions of an arm: `plain`, `reasoned-P` or `explained-P` with a rationale on P % of them (1 to 100; before the answer or
+    after it), or a control that notebook 02 wrote (`shuffled-33`, `plain-token-matched`).
 
     Raises `UserError` for another name.
     """
+    if studies.explains(arm):
+        # The same questions carry the same rationales.
+        return arm_questions(run, data, arm.replace("explained", "reasoned"))
     written = run.path("reasoning", f"train_{arm}.jsonl")
     place = run.path("reasoning", "manifest.json")
     manifest = read_object(place, files=dict, choice=dict)
@@ -43,7 +46,7 @@ def arm_questions(run: Run, data: Data, arm: str) -> list[Record]:
     match = re.fullmatch(r"reasoned-(\d{1,3})", arm)
     if not match or not 1 <= int(match[1]) <= 100:
         known = ", ".join(name.removeprefix("train_").removesuffix(".jsonl") for name in manifest["files"])
-        raise UserError(f"Unknown arm {arm!r}. Known: {known}, and reasoned-P for any percentage P from 1 to 100.")
+        raise UserError(f"Unknown arm {arm!r}. Known: {known}, reasoned-P and explained-P for any percentage P from 1 to 100.")
     accepted = rationales(run)
     # By the manifest's ranking, which a user's own list leads.
     carriers = ranking[: round(int(match[1]) / 100 * len(data.questions["train"]))]
@@ -76,7 +79,7 @@ def train_arm(
     progress. Raises `UserError`, also when another process is training this arm here.
     """
     questions = arm_questions(run, data, arm)
-    folder, keys = arm_folder(run, arm), _training_keys(run, data, questions)
+    folder, keys = arm_folder(run, arm), _training_keys(run, data, arm, questions)
     if _is_done(folder, keys[0]):
         say(f"Arm {arm}: found trained in {short(folder)}.")
         return folder
@@ -102,7 +105,7 @@ def train_arm(
 def _train_whole(run: Run, data: Data, arm: str, questions: list[Record], keys: tuple[str, str], view: View, say: Callable[[str], None]) -> None:
     from . import distributed, training
 
-    order = training.plan(run.recipe, data.pairs["train"], questions)
+    order = dataclasses.replace(training.plan(run.recipe, data.pairs["train"], questions), reasoning_last=studies.explains(arm))
     dev = {"pairs": data.pairs["dev"][: run.recipe.dev_loss_pairs], "questions": data.questions["dev"]}
     folder, shared = arm_folder(run, arm), arm_folder(run, "shared")
     _claim(folder, keys[0], say)
@@ -156,10 +159,10 @@ def is_trained(run: Run, data: Data, arm: str) -> bool:
 
 def training_key(run: Run, data: Data, arm: str) -> str:
     """A short hash of what an arm is trained from: data, settings and code. Raises `UserError` for an unknown arm."""
-    return _training_keys(run, data, arm_questions(run, data, arm))[0]
+    return _training_keys(run, data, arm, arm_questions(run, data, arm))[0]
 
 
-def _training_keys(run: Run, data: Data, questions: list[Record]) -> tuple[str, str]:
+def _training_keys(run: Run, data: Data, arm: str, questions: list[Record]) -> tuple[str, str]:
     """What an arm, and the part that all arms share, are trained from."""
     from . import fused, packing, prompts, training
 
@@ -168,7 +171,7 @@ def _training_keys(run: Run, data: Data, questions: list[Record]) -> tuple[str, 
     recipe = dataclasses.replace(run.recipe, **dict.fromkeys(inference_only, 0))
     code = hashes(*(Path(module.__file__) for module in (fused, models, packing, prompts, training)))
     common = [run.profile.model, recipe, data.manifest["files"], code]
-    return fingerprint(*common, [r.reasoning for r in questions]), fingerprint(*common)
+    return fingerprint(*common, [r.reasoning for r in questions], studies.explains(arm)), fingerprint(*common)
 
 
 def _claim(folder: Path, key: str, say: Callable[[str], None]) -> None:

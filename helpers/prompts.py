@@ -89,19 +89,18 @@ def prompt(style: str, stage: str, *, ja: str = "", en: str = "", shots: str = "
     return f"{frame.before}{shots}{instruction(stage, ja=ja, en=en)}{frame.after}{_CUES[stage]}"
 
 
-def completion(stage: str, record: Record) -> str:
+def completion(stage: str, record: Record, reasoning_last: bool = False) -> str:
     """The completion of `record` for a stage, with its rationale where it has one, without the end token.
 
-    Each part is one line, whatever line breaks a user's record has: decoding ends at the first.
+    The rationale stands before the answer, or after it with `reasoning_last`. Each part is one line, whatever line breaks a user's record has: decoding ends at the first.
     """
     en, reasoning, answer = (" ".join(part.split()) for part in (record.en, record.reasoning, record.answer))
     lines = []
     if stage in ("translate", "multistep"):
         lines.append(f"English: {en}")
     if stage != "translate":
-        if reasoning:
-            lines.append(f"Reasoning: {reasoning}")
-        lines.append(f"Answer: {answer}")
+        parts = [f"Reasoning: {reasoning}"] * bool(reasoning) + [f"Answer: {answer}"]
+        lines += reversed(parts) if reasoning_last else parts
     return "\n".join(lines).removeprefix(_CUES[stage])
 
 
@@ -155,10 +154,10 @@ def _checked_end(tokenizer, style: str) -> int:
     return tokenizer.convert_tokens_to_ids(STYLES[style].end)
 
 
-def encode_example(tokenizer, style: str, stage: str, record: Record) -> dict[str, list[int]]:
+def encode_example(tokenizer, style: str, stage: str, record: Record, reasoning_last: bool = False) -> dict[str, list[int]]:
     """`input_ids` and `labels` of one training example: prompt masked by position with -100, end token supervised."""
     left = encode_prompt(tokenizer, prompt(style, stage, ja=record.ja, en=record.en))
-    right = tokenizer(completion(stage, record), add_special_tokens=False)["input_ids"] + [end_id(tokenizer, style)]
+    right = tokenizer(completion(stage, record, reasoning_last), add_special_tokens=False)["input_ids"] + [end_id(tokenizer, style)]
     return {"input_ids": left + right, "labels": [IGNORED] * len(left) + right}
 
 

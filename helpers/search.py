@@ -31,7 +31,7 @@ from .runtime import Run
 
 FOLDER = ROOT / "data" / "searches"
 STAGES = ("S2", "S3", "S4", "S5")
-# Settings of a variant that are not of the recipe, and their defaults. `draw` is which seeded draw of few-shot examples.
+# Settings of a variant's decoding, and their defaults. `draw` is which seeded draw of few-shot examples.
 DECODING = {"shots": 0, "draw": 0, "samples": 1, "temperature": 0.7}
 BASE = "base"
 
@@ -67,14 +67,16 @@ def load(name: str | Path) -> Search:
     about, study, arm = (found.get(k, d) for k, d in (("about", ""), ("study", "quick"), ("arm", studies.BASELINE)))
     types = {k: type(v) for k, v in DECODING.items()}
     if arm != BASE:
-        types |= {f.name: type(f.default) for f in dataclasses.fields(Recipe)}
+        types |= {f.name: type(f.default) for f in dataclasses.fields(Recipe)} | {"arm": str}
     for variant, settings in variants.items():
         for field, value in settings.items():
             if field == "seed" or field not in types or (type(value) is not types[field] and (types[field], type(value)) != (float, int)):
-                wanted = "a field of the recipe other than seed, or" if arm != BASE else "of the base model, which is not trained,"
+                wanted = "a field of the recipe other than seed, arm, or" if arm != BASE else "of the base model, which is not trained,"
                 raise UserError(f"{path}, [variants.{variant}] {field}: expected {wanted} {', '.join(DECODING)}, with a value of its kind, found {value!r}.")
         _check_decoding(settings, lambda field, expected, variant=variant: UserError(f"{path}, [variants.{variant}] {field}: expected {expected}."))
-        recipe = {k: v for k, v in settings.items() if k not in DECODING}
+        if not studies.is_arm(settings.get("arm", studies.BASELINE)):
+            raise UserError(f"{path}, [variants.{variant}] arm: expected {studies.ARMS}, found {settings['arm']!r}.")
+        recipe = _recipe(settings)
         studies.check_recipe(recipe, lambda field, expected, variant=variant: UserError(f"{path}, [variants.{variant}], {field}: expected {expected}."))
     for field, value in (("about", about), ("study", study), ("arm", arm)):
         if not isinstance(value, str):
@@ -127,15 +129,16 @@ def execute(
         run = _folder(home, search, settings)
         data = pipeline.ensure(run, say=lambda line: None)
         # What was measured with older code is not measured again: remove it from the file for that.
-        given = {"settings": settings, "data": pipeline.fingerprint(run.profile.model, run.recipe, data.manifest["files"], search.arm)}
+        arm = settings.get("arm", search.arm)
+        given = {"settings": settings, "data": pipeline.fingerprint(run.profile.model, run.recipe, data.manifest["files"], arm)}
         if {k: known.get(name, {}).get(k) for k in given} == given:
-            made = known[name]["made_from"] == _made_from(run, data, search)
+            made = known[name]["made_from"] == _made_from(run, data, arm)
             say(f"Variant {name}: measured before{'' if made else ', with older code'}.")
             done[name] = known[name]
         else:
-            folder = pipeline.train_arm(run, data, search.arm, view=view, say=say) if search.arm != BASE else None
-            found = _measure(run, data, folder, search.arm, DECODING | settings)
-            done[name] = given | {"made_from": _made_from(run, data, search), "rows": [{"variant": name, "settings": _words(settings), **row} for row in found]}
+            folder = pipeline.train_arm(run, data, arm, view=view, say=say) if arm != BASE else None
+            found = _measure(run, data, folder, arm, DECODING | settings)
+            done[name] = given | {"made_from": _made_from(run, data, arm), "rows": [{"variant": name, "settings": _words(settings), **row} for row in found]}
         # What is known of later variants stays until they are looked at.
         for path in filter(None, (home.path("search.json"), kept)):
             write_json(path, known | done)
@@ -145,15 +148,19 @@ def execute(
     return [row for one in done.values() for row in one["rows"]]
 
 
-def _made_from(run: Run, data: pipeline.Data, search: Search) -> list[str]:
-    if search.arm == BASE:
+def _recipe(settings: dict) -> dict:
+    return {k: v for k, v in settings.items() if k not in DECODING and k != "arm"}
+
+
+def _made_from(run: Run, data: pipeline.Data, arm: str) -> list[str]:
+    if arm == BASE:
         return assembly.hashes(*(Path(m.__file__) for m in (attention, decoding, inference, evaluation, models, prompts)))
-    return [pipeline.training_key(run, data, search.arm), *assembly.hashes(*(Path(m.__file__) for m in (attention, decoding, inference)))]
+    return [pipeline.training_key(run, data, arm), *assembly.hashes(*(Path(m.__file__) for m in (attention, decoding, inference)))]
 
 
 def _folder(home: Run, search: Search, settings: dict) -> Run:
     """A run folder of its own for each recipe that is trained, with the data of the first."""
-    changes = {k: v for k, v in settings.items() if k not in DECODING}
+    changes = _recipe(settings)
     run = home
     if changes:
         # The name says what differs, so that variants of one recipe share it.

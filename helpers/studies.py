@@ -16,8 +16,8 @@ MAY_BE_ZERO = (
     "questions", "test_questions", "control_train", "control_dev", "control_test", "replay_pairs", "few_shot", "warmup_ratio",
     "reasoning_fraction",
 )  # fmt: skip
-ARMS = "plain, reasoned-P (P from 1 to 100), shuffled-33 or plain-token-matched"
-_ARM = re.compile(r"plain|plain-token-matched|shuffled-33|reasoned-(?:[1-9]\d?|100)")
+ARMS = "plain, reasoned-P or explained-P (P from 1 to 100), shuffled-33 or plain-token-matched"
+_ARM = re.compile(r"plain|plain-token-matched|shuffled-33|(?:reasoned|explained)-(?:[1-9]\d?|100)")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Study:
 def reasons(arm: str) -> bool:
     """Whether an arm learns from completions with Reasoning, so that it can be asked for it."""
     return arm.startswith(("reasoned-", "shuffled-"))
+
+
+def explains(arm: str) -> bool:
+    """Whether the rationale stands after the answer in what an arm learns from: it can shape the weights, but no answer is reached by it."""
+    return arm.startswith("explained-")
 
 
 def is_arm(name: str) -> bool:

@@ -33,12 +33,13 @@ PAUSE = "pause"
 class Plan:
     """What is trained on, in order: (stage, record) pairs, a whole number of optimiser steps in all.
 
-    The first `shared_steps` steps hold sentence pairs only, the same in every arm.
+    The first `shared_steps` steps hold sentence pairs only, the same in every arm. With `reasoning_last` a rationale stands after the answer.
     """
 
     items: tuple[tuple[str, Record], ...]
     shared_steps: int
     batch: int
+    reasoning_last: bool = False
 
     @property
     def steps(self) -> int:
@@ -91,11 +92,11 @@ def _length(item: tuple[str, Record]) -> float:
     return _FIXED[stage] + 0.7 * len(record.ja) * (stage != "answer") + 0.25 * len(record.en) * (stage != "direct")
 
 
-def encode(tokenizer, profile: Profile, items: Sequence[tuple[str, Record]]) -> list[dict[str, list[int]]]:
+def encode(tokenizer, profile: Profile, items: Sequence[tuple[str, Record]], reasoning_last: bool = False) -> list[dict[str, list[int]]]:
     """Token ids and labels of each item. Raises `UserError` for one longer than the profile's `max_length`."""
     encoded = []
     for stage, record in items:
-        example = prompts.encode_example(tokenizer, profile.model.prompt_style, stage, record)
+        example = prompts.encode_example(tokenizer, profile.model.prompt_style, stage, record, reasoning_last)
         if len(example["input_ids"]) > profile.recipe.max_length:
             raise UserError(
                 f"Record {record.id!r} ({stage}) has {len(example['input_ids'])} tokens, more than max_length="
@@ -388,7 +389,7 @@ def train(
     pad, style = tokenizer.pad_token_id, profile.model.prompt_style
     dev_answers = [prompts.encode_answer_only(tokenizer, style, r) for r in dev["questions"]]
     dev_pairs = [prompts.encode_example(tokenizer, style, "translate", r) for r in dev["pairs"]]
-    examples = sort_steps(encode(tokenizer, profile, order.items), order.batch)
+    examples = sort_steps(encode(tokenizer, profile, order.items, order.reasoning_last), order.batch)
     every = max(1, -(-order.steps // recipe.evaluations))
     processes = int(os.environ.get("WORLD_SIZE", 1))
     batch, accumulation = share(recipe, processes)

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from helpers import corpora, edits, evaluation, files, pipeline, profiles, records, report, runtime
+from helpers import checkpoints, corpora, edits, evaluation, files, models, pipeline, profiles, records, report, runtime
 from helpers import results as scored
 from helpers.records import Record
 
@@ -144,9 +144,28 @@ def test_a_third_of_the_questions_gets_reasoning_and_arms_share_everything_else(
     bare = [[r.replace(reasoning="") for r in rs] for rs in arms.values()]
     assert all(b == bare[0] for b in bare)
     assert records.read(run.path("data", "train_reasoned.jsonl")) == arms["reasoned-33"]
-    for name in ("reasoned-0", "reasoned-101", "../plain"):
+    assert pipeline.arm_questions(run, data, "explained-33") == arms["reasoned-33"]
+    assert pipeline.training_key(run, data, "explained-33") != pipeline.training_key(run, data, "reasoned-33")
+    for name in ("reasoned-0", "explained-101", "../plain"):
         with pytest.raises(files.UserError, match="Unknown arm"):
             pipeline.arm_questions(run, data, name)
+
+
+def test_what_stands_after_the_answer_is_trained_there(run, monkeypatch):
+    from helpers import distributed, training
+
+    data, seen = pipeline.curate(run), []
+    pipeline.augment(run, data)
+    monkeypatch.setattr(distributed, "train", lambda profile, order, *rest, **more: seen.append(order))
+    monkeypatch.setattr(checkpoints, "begin_from", lambda *places: None)
+    for arm in ("reasoned-33", "explained-33"):
+        pipeline.train_arm(run, data, arm)
+    before, after = seen[0], seen[-1]
+    assert before.items == after.items and (before.reasoning_last, after.reasoning_last) == (False, True)
+    tokenizer = models.load_tokenizer(run.profile)
+    longer = [i for i, (_, r) in enumerate(after.items) if r.reasoning]
+    ids = [[e["input_ids"] for e in training.encode(tokenizer, run.profile, order.items, order.reasoning_last)] for order in (before, after)]
+    assert longer and [i for i, (a, b) in enumerate(zip(*ids, strict=True)) if a != b] == longer
 
 
 @pytest.mark.slow

@@ -51,6 +51,16 @@ def test_exact_completions(stage, reasoning, expected):
     assert prompts.completion(stage, RECORD.replace(reasoning=reasoning)) == expected
 
 
+def test_a_rationale_after_the_answer(family):
+    profile, tokenizer = family
+    style, record = profile.model.prompt_style, RECORD.replace(reasoning="Ice.")
+    assert prompts.completion("multistep", record, True) == " At how many degrees does water freeze?\nAnswer: 0\nReasoning: Ice."
+    assert prompts.completion("direct", record, True) == "Answer: 0\nReasoning: Ice." and prompts.completion("translate", record, True) == prompts.completion("translate", RECORD)
+    before, after = (prompts.encode_example(tokenizer, style, "multistep", record, last) for last in (False, True))
+    assert prompts.show_masked(tokenizer, after)[1][0].split("Answer: 0\n")[1].startswith("Reasoning: Ice.")
+    assert before["input_ids"][: before["labels"].count(prompts.IGNORED)] == after["input_ids"][: after["labels"].count(prompts.IGNORED)]
+
+
 def test_labels_mask_the_prompt_and_supervise_the_end(family):
     profile, tokenizer = family
     style = profile.model.prompt_style

@@ -33,6 +33,8 @@ arm = "reasoned-33"
 samples = 3
 [variants.rank-4]
 rank = 4
+[variants.after]
+arm = "explained-33"
 """
 
 
@@ -47,7 +49,9 @@ def test_the_searches_that_ship_begin_with_what_is_compared_with_and_repeat_noth
     assert found.variants[0] == ("as-it-is", {}) and len(found.variants) >= 8
     base = search.load("base")
     assert base.arm == "base" and base.variants[0] == ("three-shot", {"shots": profiles.choose("gemma3-270m").recipe.few_shot})
-    for one in (found, base):
+    order = search.load("order")
+    assert [settings.get("arm", order.arm) for _, settings in order.variants] == ["reasoned-33", "explained-33", "plain"]
+    for one in (found, base, order):
         assert len({name for name, _ in one.variants}) == len({json.dumps(s) for _, s in one.variants}) == len(one.variants)
 
 
@@ -93,6 +97,8 @@ def test_the_recipe_of_a_search_is_that_of_each_variant(tmp_path, monkeypatch):
         ("[variants.a]\ndraw = -1\nshots = 2", "draw: expected a number from 0"),
         ("arm = 'base'\n[variants.a]\nrank = 4", r"rank: expected of the base model, which is not trained, shots, draw, samples, temperature, with a value of its kind, found 4"),
         ("arm = 'nobody'\n[variants.a]", "arm: expected base, "),
+        ("[variants.a]\narm = 'base'", r"\[variants.a\] arm: expected plain, reasoned-P or explained-P"),
+        ("arm = 'base'\n[variants.a]\narm = 'plain'", "arm: expected of the base model"),
     ],
 )
 def test_a_bad_search_says_what_was_expected(tmp_path, text, says):
@@ -155,7 +161,9 @@ def test_a_search_trains_each_recipe_once_and_never_reads_the_test_set(tmp_path,
     kept = tmp_path / "kept" / "tiny.json"
     rows = search.execute(wanted, profile="tiny", say=said.append, kept=kept)
     assert sum("found trained" in s for s in said) == 1, "the voted variant takes the first one's adapter"
-    assert [(r["variant"], r["decoding"]) for r in rows] == [(v, d) for v in ("as-it-is", "voted", "rank-4") for d in ("free", "asked")]
+    assert [(r["variant"], r["decoding"]) for r in rows] == [(v, d) for v in ("as-it-is", "voted", "rank-4") for d in ("free", "asked")] + [("after", "free")]
+    texts = {v: json.loads(kept.read_text(encoding="utf-8"))[v]["made_from"][0] for v in ("as-it-is", "after")}
+    assert texts["as-it-is"] != texts["after"], "trained each"
     home = tmp_path / "runs" / "search-tiny"
     dev = {r.id for r in records.read(home / "data" / "dev.jsonl")}
     assert read and {r.id for r in read} <= dev
@@ -176,4 +184,4 @@ def test_a_search_trains_each_recipe_once_and_never_reads_the_test_set(tmp_path,
     write(tmp_path, FILE.replace("samples = 3", "samples = 5"))
     with pytest.raises(pytest.fail.Exception, match="done already"):
         search.execute(search.load(tmp_path / "tiny.toml"), profile="tiny", say=said.append, kept=kept)
-    assert json.loads(kept.read_text(encoding="utf-8")).keys() == {"as-it-is", "voted", "rank-4"}, "nothing that was kept is lost"
+    assert json.loads(kept.read_text(encoding="utf-8")).keys() == {"as-it-is", "voted", "rank-4", "after"}, "nothing that was kept is lost"

@@ -23,6 +23,7 @@ def write(folder, text):
 def test_the_shipped_studies():
     quick, full = studies.load("quick"), studies.load("full")
     assert quick.jobs == (("plain", 0), ("reasoned-33", 0)) and quick.recipe == ()
+    assert studies.is_arm("explained-33") and not studies.is_arm("explained-0") and not studies.reasons("explained-33")
     six = {"plain", "reasoned-33", "reasoned-100", "shuffled-33", "plain-token-matched"}
     assert all(len(dict(full.seeds)[arm]) == 3 for arm in six), "with base, the six arms of DESIGN"
     assert {"reasoned-20", "reasoned-67"} <= set(full.arms), "dose-response"
