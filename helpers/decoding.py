@@ -158,6 +158,11 @@ def _layer_class():
                 buffer[lane : lane + len(fresh), :, first:begun] = 0
                 buffer[lane : lane + len(fresh), :, begun:end] = fresh
 
+        def empty(self) -> None:
+            """Hold nothing."""
+            if self.buffers is not None:
+                self.see(0, 0, 0)
+
         def clear(self, rows: int, first: int, end: int) -> None:
             """Zeros in the first `rows` lanes."""
             for buffer in self.buffers:
@@ -229,7 +234,7 @@ def decode(
     pick = _picker(_causal(model), sampling)
     waiting = sorted(range(len(rows)), key=lambda i: (-len(rows[i][0].ids), -writers[i].longest, -len(rows[i][1])))
     batch = min(batch, len(rows))
-    lanes = _Lanes(model, batch, room(rows, writers), pad)
+    lanes = _Lanes(model, batch, room(rows, writers, len(rows) > batch), pad)
     with torch.inference_mode():
         while waiting or lanes.rows:
             if waiting and batch - len(lanes.rows) >= (max(1, batch // 4) if lanes.rows else 1):
@@ -245,9 +250,10 @@ def decode(
                 lanes.leave()
 
 
-def room(rows: Sequence[tuple[Prefix, Sequence[int]]], writers: Sequence[Writer]) -> int:
-    """Tokens in a lane: those of the longest row with what may follow it, and some that are used up before lanes must be moved."""
-    return (max(len(prefix.ids) + len(ids) for prefix, ids in rows) + max(w.longest for w in writers)) * 5 // 4 + 2 * LOOK_EVERY
+def room(rows: Sequence[tuple[Prefix, Sequence[int]]], writers: Sequence[Writer], waits: bool) -> int:
+    """Tokens in a lane: those of the longest row with what may follow it; where a row waits, also some that are used up before lanes must be moved."""
+    most = max(len(prefix.ids) + len(ids) for prefix, ids in rows) + max(w.longest for w in writers)
+    return (most * 5 // 4 if waits else most) + 2 * LOOK_EVERY
 
 
 class _Lanes:
@@ -276,25 +282,33 @@ class _Lanes:
             own.append([*prefix.ids[kept[-1] :], *ids])
         begun = max(kept)
         whole = begun + width
-        fresh = _cache(self.causal, len(rows), whole)
+        if not self.rows:
+            self.first, self.end = 0, whole
+            for layer in self.held.layers:
+                layer.empty()
+        # Nothing is copied where all lanes are free.
+        fresh = _cache(self.causal, len(rows), whole) if self.rows else self.held
         _fill(fresh, [prefix for prefix, _ in rows], kept)
         starts = torch.tensor([whole - len(ids) - k for ids, k in zip(own, kept, strict=True)], device=device)
         ids = torch.tensor([[self.pad] * (width - len(row)) + row for row in own], device=device)
         hidden = self._forward(ids, starts, fresh, 0, whole)
-        if not self.rows:
-            self.first, self.end = 0, whole
-        elif self.end < whole:
+        if fresh is not self.held:
+            self._put(fresh, len(rows), whole)
+        self.rows += numbers
+        self.starts = torch.cat([self.starts, starts + self.end - whole])
+        self.ids = torch.cat([self.ids, ids[:, -1]])
+        return hidden
+
+    def _put(self, fresh, count: int, whole: int) -> None:
+        if self.end < whole:
             self._slide(whole - self.end)
         at, first = len(self.rows), min(self.first, self.end - whole)
         for layer, new in zip(self.held.layers, fresh.layers, strict=True):
             layer.put(new, at, first, self.end)
             layer.clear(at, first, self.first)
-            layer.see(at + len(rows), first, self.end)
+            layer.see(at + count, first, self.end)
+            new.keys = new.values = new.buffers = None
         self.first = first
-        self.rows += numbers
-        self.starts = torch.cat([self.starts, starts + self.end - whole])
-        self.ids = torch.cat([self.ids, ids[:, -1]])
-        return hidden
 
     def step(self):
         """One more token of each row; its hidden states (rows × width)."""

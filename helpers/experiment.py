@@ -93,8 +93,8 @@ def _training_questions(run: Run) -> list[Record]:
 def _training(run: Run, questions: list[Record], arm: str) -> tuple[int, float]:
     """Optimiser steps of an arm, and its tokens; the shared steps count with the first arm of a seed."""
     recipe = run.recipe
-    share = 1.0 if arm == "reasoned-100" else int(arm.split("-")[1]) / 100 if arm.startswith("reasoned") else recipe.reasoning_fraction
-    reasoned = share * studies.reasons(arm)
+    share = int(arm.split("-")[1]) / 100 if arm.startswith(("reasoned", "explained")) else recipe.reasoning_fraction
+    reasoned = share * studies.has_rationales(arm)
     examples = (2 * len(questions) * (1.3 if arm.endswith("matched") else 1)) * recipe.question_epochs
     replayed = min(recipe.replay_pairs, recipe.train_pairs)
     pairs = recipe.train_pairs - replayed

@@ -85,8 +85,7 @@ def generate(
 ) -> list[Completion]:
     """Completions, greedy unless `sampling` says otherwise, of `prefix + text` for each text, in order, at most `budget` tokens each.
 
-    Prompts of like length share a batch; a row ends at the style's end token or, given its `instruction`, where `decoding.ended` says, and
-    then leaves the batch. With `asked` the lines of the completion are begun for the model, "Reasoning:" among them, and each has its own
+    A row ends at the style's end token or, given its `instruction`, where `decoding.ended` says, and its place is given to one that waits. With `asked` the lines of the completion are begun for the model, "Reasoning:" among them, and each has its own
     budget in the recipe. The `prefix` that all prompts begin with (few-shot examples) is computed once and its cache reused; it must end
     at a token boundary, such as a blank line.
     """
@@ -144,7 +143,9 @@ def _at_once(
     config = model.config.get_text_config(decoder=True)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    each = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize * decoding.room(rows, writers)
+    # Rows that are given free lanes are computed beside them first.
+    length = decoding.room(rows, writers, True) + max(len(p.ids) + len(ids) for p, ids in rows)
+    each = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize * length
     return max(batch, min(MOST_AT_ONCE, int((left - torch.cuda.memory_allocated()) / 2 / each)))
 
 

@@ -83,7 +83,7 @@ def _metadata(run: Run, arm: str, weights: str) -> str:
         pipeline_tag="text-generation",
         base_model=base_name(run) if _on_hub(run) else None,
         base_model_relation=("adapter" if weights == "adapter" else "finetune") if _on_hub(run) else None,
-        tags=["translation", "question-answering", "qlora", *(["reasoning"] if studies.reasons(arm) else [])],
+        tags=["translation", "question-answering", "qlora", *(["reasoning"] if studies.has_rationales(arm) else [])],
         **more,
     )
     return f"---\n{data.to_yaml()}\n---\n\n"
@@ -112,7 +112,7 @@ def _attributions(run: Run, arm: str) -> list[str]:
     sources = _rows(path, "sources", name=str, license=str, attribution=str) if path.exists() else []
     found = [f"{s['name']}, {s['license']}. {s['attribution'].rstrip('.')}." for s in sources]
     path = run.path("reasoning", "manifest.json")
-    if found and studies.reasons(arm) and path.exists():
+    if found and studies.has_rationales(arm) and path.exists():
         manifest = read_object(path, teachers=dict, licences=dict)
         licences = _checked(path, "licences", manifest["licences"], {"rationales": dict})["rationales"]
         found += [f"rationales by the teacher {t!r}, {licences.get(t, 'licence not stated')}." for t in manifest["teachers"]]
@@ -204,7 +204,7 @@ def _prompt(run: Run, arm: str, seed: int, weights: str) -> str:
     breaks = len(answer) - len(answer.rstrip("\n"))
     ending = {0: "", 1: ", in the last one with the line break"}.get(breaks, f", in the last one with its {breaks} line breaks")
     shown = "\n\n".join(f"{name}:\n\n```\n{text}\n```" for name, text in blocks.items())
-    asked = '\n\nTo ask for Reasoning where the model writes none, begin the line after "English: …" with "Reasoning:".' if studies.reasons(arm) else ""
+    asked = '\n\nTo ask for Reasoning where the model writes none, begin the line after "English: …" with "Reasoning:".' if studies.has_rationales(arm) else ""
     extra, kind, load = "", "AutoModelForCausalLM", 'model = AutoModelForCausalLM.from_pretrained("FOLDER")'
     if weights == "adapter":
         base = f'"{base_name(run)}"'

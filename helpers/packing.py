@@ -48,8 +48,10 @@ def rows_of(model, attention_mask) -> Rows | None:
 
 
 def can_do_without_padding(model) -> bool:
-    """Whether the model calls the attention of transformers' registry, and none that is changed by dropout or a cap on its scores."""
+    """Whether the model calls the attention of transformers' registry, and none that is changed by dropout or a cap on its scores, and no tokens meet elsewhere (convolutions, states)."""
     config = model.config.get_text_config(decoder=True)
+    if not {*(getattr(config, "layer_types", None) or ())} <= {"full_attention", "sliding_attention"}:
+        return False
     changed = any(getattr(config, name, None) for name in ("attention_dropout", "attn_logit_softcapping"))
     return bool(getattr(model, "_supports_attention_backend", False)) and not changed
 
@@ -98,7 +100,7 @@ def without_padding() -> str:
     class Attention(torch.autograd.Function):
         @staticmethod
         def forward(ctx, query, key, value, rows, scale):
-            heads, out, held = key.shape[1], torch.empty_like(query), []
+            heads, out, held = key.shape[1], query.new_empty(*query.shape[:-1], value.shape[-1]), []
             for group in rows.groups:
                 queries, keys, values = (laid(x, group, heads) for x in (query, key, value))
                 shares = weights(queries, keys, group[1], scale).to(value.dtype)

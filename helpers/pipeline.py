@@ -134,7 +134,7 @@ def fitted(profile: Profile, order, say: Callable[[str], None]) -> Profile:
     budget = runtime.gpu_gib()
     if not budget:
         return profile
-    longest = max(len(e["input_ids"]) for e in training.encode(models.load_tokenizer(profile, say), profile, order.items))
+    longest = max(len(e["input_ids"]) for e in training.encode(models.load_tokenizer(profile, say), profile, order.items, order.reasoning_last))
     found = memory.fitted(profile, longest, budget)
     if found != profile:
         kept = "every activation kept" if not found.recipe.gradient_checkpointing else "with gradient checkpointing"

@@ -164,7 +164,8 @@ def encode_example(tokenizer, style: str, stage: str, record: Record, reasoning_
 def encode_answer_only(tokenizer, style: str, record: Record) -> dict[str, list[int]]:
     """One dev example of the multistep stage in which only the answer and the end token are labelled.
 
-    The gold English stands in the context and no rationale does, so that the loss means the same for every arm.
+    The gold English stands in the context and no rationale does, so that the loss means the same for every arm that ends with its answer (an `explained` one may go on, which
+    the end token counts against it).
     """
     left = encode_prompt(tokenizer, prompt(style, "multistep", ja=record.ja))
     context = tokenizer(f" {record.en}\nAnswer:", add_special_tokens=False)["input_ids"]

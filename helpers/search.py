@@ -1,4 +1,4 @@
-"""A search on the dev set: one arm trained and decoded, or the base model prompted, in several ways, a row each; the test set is not looked at."""
+"""A search on the dev set: arms trained and decoded, or the base model prompted, in several ways, a row each; the test set is not looked at."""
 
 from __future__ import annotations
 

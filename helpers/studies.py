@@ -52,6 +52,11 @@ def explains(arm: str) -> bool:
     return arm.startswith("explained-")
 
 
+def has_rationales(arm: str) -> bool:
+    """Whether an arm learns from rationales, wherever they stand."""
+    return reasons(arm) or explains(arm)
+
+
 def is_arm(name: str) -> bool:
     """Whether an arm is called so: one of `ARMS`. A name that is one is also a plain name of a folder."""
     return bool(_ARM.fullmatch(name))

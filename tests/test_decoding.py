@@ -108,16 +108,17 @@ def test_a_sliding_window_sees_no_padding(window, tiny, questions, fp32):
     by_length = sorted(questions, key=lambda q: len(q.en))
     texts = [prompts.prompt("text", "answer", en=q.en) for q in (by_length[0], by_length[-1], by_length[len(by_length) // 2])]
     calls = [inference._Call(texts, 9, "", False, prompts.few_shot("answer", questions[40 : 40 + n]) if n else "") for n in (0, 1, 4)]
-    together = inference._together(model, tokenizer, tiny, calls, decoding.GREEDY, lambda n: None)
     alone = [[inference.generate(model, tokenizer, tiny, [t], 9, prefix=c.prefix)[0] for t in texts] for c in calls]
-    assert together == alone
+    # All at once, and as places become free.
+    for at_once in (128, 3):
+        assert inference._together(model, tokenizer, tiny.replace(generation_batch=at_once), calls, decoding.GREEDY, lambda n: None) == alone
 
 
 def test_rows_at_once_follow_the_memory_of_a_gpu_but_not_for_samples(tiny, questions, monkeypatch):
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
     rows, writers = [(decoding.Prefix(), [1] * 20)] * 3, [decoding.Writer(tokenizer, [1], 30)]
-    # 2 layers × (keys, values) × 2 heads × 32 × bytes a number; 20 + 30 tokens, a quarter more, and those of two looks.
-    each = 2 * 2 * 2 * 32 * model.dtype.itemsize * (62 + 2 * decoding.LOOK_EVERY)
+    # 2 layers × (keys, values) × 2 heads × 32 × bytes a number; 20 + 30 tokens, a quarter more, and those of two looks; the prompt's 20 beside them.
+    each = 2 * 2 * 2 * 32 * model.dtype.itemsize * (62 + 2 * decoding.LOOK_EVERY + 20)
 
     def found(gib, sampling=decoding.GREEDY):
         monkeypatch.setattr(inference, "gpu_gib", lambda: gib)
@@ -156,6 +157,22 @@ def test_lanes_that_run_out_of_room_are_moved(monkeypatch, tiny, questions, fp32
     assert min(slid) < 0 < max(slid)
     for call, done in zip(calls, together, strict=True):
         assert {c.text for c in done} == {inference.generate(model, tokenizer, profile, [call.texts[0]], call.budget)[0].text}
+
+
+def test_lanes_hold_what_is_needed(monkeypatch, tiny, questions):
+    """One cache and no slack where no row waits; the rows that come later are computed beside it and given up."""
+    tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
+    made, make = [], decoding._cache
+    monkeypatch.setattr(decoding, "_cache", lambda model, lanes, room: made.append((lanes, room)) or make(model, lanes, room))
+    text = prompts.prompt("text", "direct", ja=questions[0].ja)
+    width = len(prompts.encode_prompt(tokenizer, text))
+    inference.generate(model, tokenizer, tiny, [text] * 8, 20)
+    assert made == [(8, width + 20 + 2 * decoding.LOOK_EVERY)]
+    made.clear()
+    calls = [inference._Call([text] * 4, 40), inference._Call([text] * 20, 6)]
+    inference._together(model, tokenizer, tiny.replace(generation_batch=8), calls, decoding.GREEDY, lambda n: None)
+    assert made[0] == (8, (width + 40) * 5 // 4 + 2 * decoding.LOOK_EVERY)
+    assert len(made) > 2 and all(count <= 4 and room == width for count, room in made[1:])
 
 
 @pytest.mark.parametrize("instruction", ["translate", "multistep", "answer", ""])

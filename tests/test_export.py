@@ -332,6 +332,7 @@ def test_the_card_tells_data_and_licences_from_the_run_folder(one):
     assert "Sentences from Tatoeba (tatoeba.org), CC BY 2.0 FR" in model_card.licence(one.run, one.arm)
     assert "rationales by the teacher 'authored', CC BY 4.0." in made
     assert "rationales by" not in model_card.card(one.run, "plain", 1, "adapter")
+    assert "rationales by the teacher 'authored', CC BY 4.0." in model_card.licence(one.run, "explained-33"), "after the answer they are theirs too"
 
 
 def metadata(name: str, weights: str) -> dict:

@@ -125,6 +125,11 @@ def test_tokens_that_cannot_matter_are_left_out_of_the_gradient_not_of_the_loss(
         error[least] = float((ours.float() - gradient).norm() / gradient.norm())
         assert abs(found.item() / loss.item() - 1) < 1e-3
     assert used[1] == 6000 and 40 <= used[3] < 3000
+    flat = (0.01 * hidden).requires_grad_(True)
+    fused.head_loss()(flat, weight, None, targets)
+    assert used[5] == 6000, "where nearly all matter none is left out"
+    fused.head_loss()(hidden.float().requires_grad_(True), weight.float(), None, targets)
+    assert used[7] == 6000, "in fp32"
     assert error[fused.NEGLIGIBLE] < 1.1 * error[0.0] < 0.03
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helpers import models, packing, profiles
+from helpers import fused, models, packing, profiles, runtime, training
 
 
 @pytest.mark.parametrize("heads", [(4, 1), (4, 2), (4, 4)])
@@ -49,5 +49,40 @@ def test_without_rows_it_is_sdpa_and_a_window_or_dropout_keeps_the_padding(fp32)
     model.config.sliding_window = 8
     assert packing.rows_of(model, mask) is None
     assert packing.can_do_without_padding(model)
-    model.config.attention_dropout = 0.1
-    assert not packing.can_do_without_padding(model)
+    for name, value in (("attention_dropout", 0.1), ("attn_logit_softcapping", 30.0), ("layer_types", ["full_attention", "conv"])):
+        before = getattr(model.config, name, None)
+        setattr(model.config, name, value)
+        assert not packing.can_do_without_padding(model)
+        setattr(model.config, name, before)
+
+
+def test_values_of_another_width_than_the_queries(fp32):
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    module = torch.nn.Module()
+    module.num_key_value_groups, module.is_causal = 1, True
+    given = [torch.randn(1, 2, 7, width, requires_grad=True) for width in (16, 16, 8)]
+    found, _ = ALL_ATTENTION_FUNCTIONS[packing.without_padding()](module, *given, None, rows=packing.Rows([4, 3]))
+    expected = torch.cat([sdpa_attention_forward(module, *parts, None)[0] for parts in zip(*(x.split([4, 3], 2) for x in given), strict=True)], 1)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(torch.autograd.grad(found.sum(), given), torch.autograd.grad(expected.sum(), given), strict=True))
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-phi", "tiny-phi3"])
+def test_activations_that_are_computed_again_are_those_of_the_same_rows(name, pairs, fp32):
+    import torch
+
+    profile = profiles.choose(name)
+    tokenizer, model = models.load_tokenizer(profile), models.add_adapter(models.load_base(profile), profile).train()
+    fused.install(model, runtime.device())
+    inputs = training.collate(training.encode(tokenizer, profile, [("translate", r) for r in pairs[:3]]), tokenizer.pad_token_id)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    for weight in weights:
+        torch.nn.init.normal_(weight, std=0.05)
+    kept = torch.autograd.grad(training.labelled_loss(model, inputs)[0], weights)
+    model.enable_input_require_grads()
+    model.get_base_model().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    again = torch.autograd.grad(training.labelled_loss(model, inputs)[0], weights)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(kept, again, strict=True))
