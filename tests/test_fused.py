@@ -172,15 +172,15 @@ def test_another_libc_is_left_alone(monkeypatch):
 
 @pytest.mark.slow
 def test_steps_of_the_real_model_lose_what_the_libraries_steps_do(questions):
-    """Four optimiser steps of the default recipe's arithmetic, in NF4 and this processor's precision, from the same adapter: within 1 % at each."""
+    """Three optimiser steps of the default recipe's arithmetic, in NF4 and this processor's precision, from the same adapter: within 1 % at each."""
     import torch
 
     profile, here = profiles.choose("gemma3-270m"), runtime.device()
     tokenizer = models.load_tokenizer(profile)
     reasoned = sorted((q for q in questions if q.reasoning), key=lambda q: len(q.ja))
     # Rows of unlike length, all three kinds of prompt.
-    items = [(stage, q) for q in (*reasoned[:6], *reasoned[-5:]) for stage in ("translate", "answer", "multistep")][:32]
-    batches = [training.collate(training.encode(tokenizer, profile, items[n::4]), tokenizer.pad_token_id) for n in range(4)]
+    items = [(stage, q) for q in (*reasoned[:2], *reasoned[-2:]) for stage in ("translate", "answer", "multistep")]
+    batches = [training.collate(training.encode(tokenizer, profile, items[n::3]), tokenizer.pad_token_id) for n in range(3)]
     found = {}
     for kind in ("libraries", "ours"):
         model = models.add_adapter(models.load_base(profile, here), profile).train()
@@ -201,4 +201,4 @@ def test_steps_of_the_real_model_lose_what_the_libraries_steps_do(questions):
             found[kind].append(loss.item())
         del model, optimiser
     assert found["ours"] == pytest.approx(found["libraries"], rel=0.01)
-    assert len({round(x, 3) for x in found["ours"]}) == 4
+    assert len({round(x, 3) for x in found["ours"]}) == 3
