@@ -61,9 +61,9 @@ def head_loss():
                             tokens.append((shares.amax(1) > NEGLIGIBLE).nonzero()[:, 0] + number * LOGIT_TOKENS)
                 total += (sums.log() + top - chosen).sum()
                 if grad is not None:
-                    shares, rest, kept = logits, weight, torch.cat(tokens) if few else wanted
+                    shares, rest = logits, weight
                     # Where most are kept a copy of them costs more than it saves.
-                    if few and 2 * len(kept) < len(weight):
+                    if few and 2 * len(kept := torch.cat(tokens)) < len(weight):
                         shares, rest = logits.index_select(0, kept), weight.index_select(0, kept)
                     grad[start : start + LOGIT_ROWS] = torch.mm(shares.T, rest).float().div_(sums[:, None]).sub_(weight[wanted])
             ctx.grad, ctx.dtype = grad, hidden.dtype
