@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any
 
+from . import attention, packing
+from .files import UserError
+
 # Tokens between two looks at which rows have finished.
 LOOK_EVERY = 4
+# A completion that ends in this many tokens or more, the same up to LOOP_UNIT of them four times over, is taken not to come out of that loop.
+LOOP, LOOP_UNIT = 32, 16
 
 
 def ended(instruction: str, text: str) -> int:
@@ -23,6 +28,16 @@ def ended(instruction: str, text: str) -> int:
     return body + line.end() if line else -1
 
 
+def in_a_loop(tokens: Sequence[int]) -> bool:
+    """Whether `tokens` end in a loop (see `LOOP`): a small model that repeats itself greedily does so until its budget ends."""
+    for unit in range(1, LOOP_UNIT + 1):
+        length = max(LOOP, 4 * unit)
+        tail = tokens[-length:]
+        if len(tail) == length and tail[unit:] == tail[:-unit]:
+            return True
+    return False
+
+
 @lru_cache(maxsize=1 << 16)
 def _breaks(tokenizer, token: int) -> bool:
     """Whether a token holds a line break."""
@@ -33,7 +48,7 @@ def _breaks(tokenizer, token: int) -> bool:
 class Writer:
     """One completion being written: `take` each token until it says that this was the last.
 
-    It ends at one of the `ends`, where `ended` says (given an `instruction`), or `cut` off after `budget` tokens.
+    It ends at one of the `ends`, where `ended` says (given an `instruction`), or `cut` off after `budget` tokens or where it is `in_a_loop`.
     """
 
     tokenizer: Any
@@ -49,7 +64,7 @@ class Writer:
         # A completion ends with a line.
         if token in self.ends or (self.instruction and _breaks(self.tokenizer, token) and ended(self.instruction, self.text) >= 0):
             return True
-        self.cut = len(self.tokens) >= self.budget
+        self.cut = len(self.tokens) >= self.budget or in_a_loop(self.tokens)
         return self.cut
 
     @property
@@ -67,7 +82,7 @@ class Writer:
 class LineWriter(Writer):
     """A completion of lines, each with its own of the `budgets` (tokens): when one has ended, the next is begun with its cue.
 
-    `cues` are those of the lines after the first. A line that does not end within its budget is ended for the model (budget forcing,
+    `cues` are those of the lines after the first. A line that does not end within its budget, or is `in_a_loop`, is ended for the model (budget forcing,
     Muennighoff et al. 2025, arXiv 2501.19393) and the completion is marked as `cut`.
     """
 
@@ -88,7 +103,7 @@ class LineWriter(Writer):
         self._written += 1
         if last or not stops:
             self.tokens.append(token)
-        if not (stops or broken) and self._written < self.budgets[self._line]:
+        if not (stops or broken) and self._written < self.budgets[self._line] and not in_a_loop(self.tokens[-self._written :]):
             return False
         self.cut |= not (stops or broken)
         if last:
@@ -149,10 +164,10 @@ def _layer_class():
             for buffer in self.buffers:
                 buffer[:rows, :, first + by : end + by] = buffer[:rows, :, first:end].clone()
 
-        def put(self, other, lane: int, first: int, end: int) -> None:
-            """Copy the rows of another layer into the lanes from `lane` on, so that they end at `end`; zeros from `first` to where they begin."""
-            self._make(other.keys, other.values)
-            for buffer, fresh in zip(self.buffers, (other.keys, other.values), strict=True):
+        def put(self, pair, lane: int, first: int, end: int) -> None:
+            """Copy the keys and values of other rows into the lanes from `lane` on, so that they end at `end`; zeros from `first` to where they begin."""
+            self._make(*pair)
+            for buffer, fresh in zip(self.buffers, pair, strict=True):
                 begun = end - fresh.shape[-2]
                 # What is masked is still multiplied.
                 buffer[lane : lane + len(fresh), :, first:begun] = 0
@@ -234,7 +249,8 @@ def decode(
     pick = _picker(_causal(model), sampling)
     waiting = sorted(range(len(rows)), key=lambda i: (-len(rows[i][0].ids), -writers[i].longest, -len(rows[i][1])))
     batch = min(batch, len(rows))
-    lanes = _Lanes(model, batch, room(rows, writers, len(rows) > batch), pad)
+    apart = packing.can_take(_causal(model), max(len(prefix.ids) + len(ids) for prefix, ids in rows))
+    lanes = _Lanes(model, batch, room(rows, writers, len(rows) > batch, apart), pad, apart)
     with torch.inference_mode():
         while waiting or lanes.rows:
             if waiting and batch - len(lanes.rows) >= (max(1, batch // 4) if lanes.rows else 1):
@@ -250,27 +266,59 @@ def decode(
                 lanes.leave()
 
 
-def room(rows: Sequence[tuple[Prefix, Sequence[int]]], writers: Sequence[Writer], waits: bool) -> int:
-    """Tokens in a lane: those of the longest row with what may follow it; where a row waits, also some that are used up before lanes must be moved."""
-    most = max(len(prefix.ids) + len(ids) for prefix, ids in rows) + max(w.longest for w in writers)
+def room(rows: Sequence[tuple[Prefix, Sequence[int]]], writers: Sequence[Writer], waits: bool, apart: bool = False) -> int:
+    """Tokens in a lane: those of the longest row (without its prefix, where that is held `apart`) with what may follow it; where a row waits, also some that are used up before lanes must be moved."""
+    most = max(len(prefix.ids) * (not apart) + len(ids) for prefix, ids in rows) + max(w.longest for w in writers)
     return (most * 5 // 4 if waits else most) + 2 * LOOK_EVERY
 
 
 class _Lanes:
-    """Rows that are being written, a lane each of one cache. All end at the same token; before a row's `start` its lane is masked."""
+    """Rows that are being written, a lane each of one cache. All end at the same token; before a row's `start` its lane is masked.
 
-    def __init__(self, model, count: int, room: int, pad: int):
+    With prefixes `apart` new rows are computed without padding, and what they follow on is in no lane: it is held once for all.
+    """
+
+    def __init__(self, model, count: int, room: int, pad: int, apart: bool):
         import torch
 
-        self.causal, self.room, self.pad = _causal(model), room, pad
+        self.causal, self.room, self.pad, self.apart = _causal(model), room, pad, apart
         self.held = _cache(model, count, room)
         self.rows: list[int] = []
         self.done: set[int] = set()
         self.first = self.end = 0
         self.starts, self.ids = (torch.zeros(0, dtype=torch.long, device=model.device) for _ in range(2))
+        self.follows: list[tuple] = []
+        self.before: attention.Before | None = None
 
     def admit(self, numbers: Sequence[int], rows: Sequence[tuple[Prefix, Sequence[int]]]):
         """Compute new rows, which get the next lanes; their last hidden states (rows × width)."""
+        import torch
+
+        lengths = [len(prefix.ids) * (not self.apart) + len(ids) for prefix, ids in rows]
+        whole = max(lengths)
+        if not self.rows:
+            self.first, self.end = 0, whole
+            for layer in self.held.layers:
+                layer.empty()
+        hidden = (self._packed if self.apart else self._padded)(rows, whole)
+        self.rows += numbers
+        self.starts = torch.cat([self.starts, self.starts.new_tensor([self.end - length for length in lengths])])
+        self.ids = torch.cat([self.ids, self.ids.new_tensor([ids[-1] for _, ids in rows])])
+        self._follow([*self.follows, *(prefix.states if self.apart else () for prefix, _ in rows)])
+        return hidden
+
+    def _follow(self, states: list[tuple]) -> None:
+        self.follows = states
+        self.before = attention.Before(states) if any(states) else None
+
+    def _packed(self, rows, whole: int):
+        packed = packing.Rows([ids for _, ids in rows], [prefix for prefix, _ in rows])
+        packed.kept = []
+        hidden = packing.run(self.causal, packed)[[places[-1] for places in packed.places]]
+        self._put(_unpacked(packed, whole), len(rows), whole)
+        return hidden
+
+    def _padded(self, rows, whole: int):
         import torch
 
         device, width = self.starts.device, max(len(ids) for _, ids in rows)
@@ -280,12 +328,6 @@ class _Lanes:
             again = min(width - len(ids), len(prefix.ids))
             kept.append(len(prefix.ids) - again)
             own.append([*prefix.ids[kept[-1] :], *ids])
-        begun = max(kept)
-        whole = begun + width
-        if not self.rows:
-            self.first, self.end = 0, whole
-            for layer in self.held.layers:
-                layer.empty()
         # Nothing is copied where all lanes are free.
         fresh = _cache(self.causal, len(rows), whole) if self.rows else self.held
         _fill(fresh, [prefix for prefix, _ in rows], kept)
@@ -293,21 +335,18 @@ class _Lanes:
         ids = torch.tensor([[self.pad] * (width - len(row)) + row for row in own], device=device)
         hidden = self._forward(ids, starts, fresh, 0, whole)
         if fresh is not self.held:
-            self._put(fresh, len(rows), whole)
-        self.rows += numbers
-        self.starts = torch.cat([self.starts, starts + self.end - whole])
-        self.ids = torch.cat([self.ids, ids[:, -1]])
+            self._put(_given_up(fresh), len(rows), whole)
         return hidden
 
-    def _put(self, fresh, count: int, whole: int) -> None:
+    def _put(self, states: Iterable[tuple], count: int, whole: int) -> None:
+        """Copy keys and values (rows × heads × `whole` × width) of each layer into the next lanes."""
         if self.end < whole:
             self._slide(whole - self.end)
         at, first = len(self.rows), min(self.first, self.end - whole)
-        for layer, new in zip(self.held.layers, fresh.layers, strict=True):
-            layer.put(new, at, first, self.end)
+        for layer, pair in zip(self.held.layers, states, strict=True):
+            layer.put(pair, at, first, self.end)
             layer.clear(at, first, self.first)
             layer.see(at + count, first, self.end)
-            new.keys = new.values = new.buffers = None
         self.first = first
 
     def step(self):
@@ -322,7 +361,14 @@ class _Lanes:
 
         columns = torch.arange(first, end, device=ids.device)
         mask, places = columns >= starts[:, None], (columns[-ids.shape[1] :] - starts[:, None]).clamp(min=0)
-        found = self.causal.model(input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=held, use_cache=True)
+        before = self.before if held is self.held and ids.shape[1] == 1 else None
+        follows = {}
+        if before:
+            places = places + before.lengths[:, None]
+            follows = {"before": before, "places": places[:, 0]}
+        found = self.causal.model(input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=held, use_cache=True, **follows)
+        if before and not before.used:
+            raise UserError(f"{self.causal.config.model_type} does not hand its attention what it is given: choose another model.")
         return found.last_hidden_state[:, -1].contiguous()
 
     def take(self, numbers: Sequence[int], tokens: Sequence[int], writers: Sequence[Writer]) -> None:
@@ -340,7 +386,9 @@ class _Lanes:
         self.done, count = set(), len(self.rows)
         for source, target in moves:
             self.starts[target], self.ids[target] = self.starts[source].clone(), self.ids[source].clone()
+            self.follows[target] = self.follows[source]
         self.starts, self.ids = self.starts[:count], self.ids[:count]
+        self._follow(self.follows[:count])
         for layer in self.held.layers:
             layer.keep(moves, self.first, self.end)
         self.first = int(self.starts.min()) if count else self.end
@@ -372,6 +420,24 @@ def _fill(held, prefixes: Sequence[Prefix], kept: Sequence[int]) -> None:
                 filled[rows, :, begun - count :] = states[key][number][part][:, :, :count]
             pair.append(filled)
         layer.update(*pair)
+
+
+def _given_up(cache) -> Iterator[tuple]:
+    """Keys and values of each layer, of which the cache lets go."""
+    for layer in cache.layers:
+        yield layer.keys, layer.values
+        layer.keys = layer.values = layer.buffers = None
+
+
+def _unpacked(packed: packing.Rows, whole: int) -> Iterator[tuple]:
+    """Keys and values of each layer (rows × heads × `whole` × width) of rows that were run without padding, so that all end at the same place."""
+    import torch
+
+    flat = torch.tensor([[packed.tokens] * (whole - len(places)) + places for places in packed.places]).flatten()
+    for pair in packed.kept:
+        # Zeros where there is nothing: what is masked is still multiplied.
+        padded = (torch.cat([x, x.new_zeros(len(x), 1, x.shape[2])], 1) for x in pair)
+        yield tuple(x.index_select(1, flat).view(len(x), -1, whole, x.shape[2]).transpose(0, 1) for x in padded)
 
 
 def _move_up(alive: list[int], done: set[int]) -> tuple[list[tuple[int, int]], list[int]]:

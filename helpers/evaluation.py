@@ -149,8 +149,8 @@ def _weights(system: System) -> str:
 def _predict_one(run: Run, data: pipeline.Data, system: System, model: tuple, progress) -> int:
     pairs, questions = data.pairs["test"], data.questions["test"]
     authored, control = [r for r in questions if not is_control(r)], [r for r in questions if is_control(r)]
-    asked = system.name == "base" or studies.reasons(system.name)
-    calls = len(authored) * (8 if asked else 5) + len(control) * (4 if asked else 2)
+    asked = _asked(system)
+    calls = len(authored) * (len(inference.STAGES) + len(asked)) + len(control) * sum(1 + (stage in asked) for stage in inference.PRIMARY)
     total, done = (2 if system.name == "base" else 1) * len(pairs) + calls, 0
 
     def step(count: int) -> None:
@@ -160,22 +160,25 @@ def _predict_one(run: Run, data: pipeline.Data, system: System, model: tuple, pr
 
     japanese = [r.ja for r in pairs]
     if system.name == "base":
-        examples = shots(run, data.pairs["train"])
-        translated = {"base zero-shot": inference.translate(*model, japanese, progress=step),
-                      "base few-shot": inference.translate(*model, japanese, shots=examples, progress=step)}  # fmt: skip
-        found = _prompted(run, data, model, authored, control, step)
+        translations = {"base zero-shot": (japanese, ()), "base few-shot": (japanese, shots(run, data.pairs["train"]))}
+        found, translated = _prompted(run, data, model, authored, control, list(translations.values()), step)
     else:
-        found, same = inference.all_stages(*model, authored, primary=control, sentences=japanese, asked=asked, progress=step)
-        translated = {system.name: same}
+        translations = {system.name: (japanese, ())}
+        found, translated = inference.all_stages(*model, authored, primary=control, translations=list(translations.values()), asked=asked, progress=step)
     rows = [
         {"system": name, "id": record.id, "english": prompts.parse("translate", completion.text).english,
          "truncated": completion.truncated, "tokens": completion.tokens}
-        for name, completions in translated.items()
+        for name, completions in zip(translations, translated, strict=True)
         for record, completion in zip(pairs, completions, strict=True)
     ]  # fmt: skip
     _write(system.folder / "translation.jsonl", rows)
     _write(system.folder / "questions.jsonl", (p.to_dict() for p in found))
     return sum(row["tokens"] for row in rows) + sum(p.tokens for p in found)
+
+
+def _asked(system: System) -> tuple[str, ...]:
+    """The stages at which a system is asked for Reasoning as well. Of the base model at the primary ones, where its better prompt is what others are compared with."""
+    return inference.PRIMARY if system.name == "base" else inference.REASONED if studies.reasons(system.name) else ()
 
 
 def examples_for(run: Run, data: pipeline.Data, control: bool) -> list[Record]:
@@ -184,18 +187,21 @@ def examples_for(run: Run, data: pipeline.Data, control: bool) -> list[Record]:
     return [r for r in data.questions["train"] if is_control(r) == control and r.id in accepted]
 
 
-def _prompted(run: Run, data: pipeline.Data, model: tuple, authored: list[Record], control: list[Record], step) -> list[inference.Prediction]:
-    """The base model with examples of the same kind as the question, without and with Reasoning."""
+def _prompted(
+    run: Run, data: pipeline.Data, model: tuple, authored: list[Record], control: list[Record], translations: list[tuple], step
+) -> tuple[list[inference.Prediction], list[list[inference.Completion]]]:
+    """The base model with examples of the same kind as the question, without and with Reasoning; and its translations."""
     accepted = pipeline.rationales(run)
-    found = []
-    for kind, asked in ((False, authored), (True, control)):
-        if not asked:
+    found, translated = [], []
+    for of_control, some in ((False, authored), (True, control)):
+        if of_control and not some:
             continue
-        examples = shots(run, examples_for(run, data, kind))
+        examples = shots(run, examples_for(run, data, of_control))
+        records = {"records": [], "primary": some} if of_control else {"records": some, "translations": translations}
         reasoned = [r.replace(reasoning=accepted[r.id]) for r in examples]
-        records = {"records": [], "primary": asked} if kind else {"records": asked}
-        found += inference.all_stages(*model, **records, asked=True, shots=examples, reasoned_shots=reasoned, progress=step)[0]
-    return found
+        predicted, more = inference.all_stages(*model, **records, asked=inference.PRIMARY, shots=examples, reasoned_shots=reasoned, progress=step)
+        found, translated = found + predicted, translated + more
+    return found, translated
 
 
 def _write(path: Path, rows: Iterable[dict]) -> None:

@@ -145,13 +145,18 @@ def install(model, here: Device) -> int:
         if written_out:
             weight = partial(_same, weight())
         module.forward = partial(_forward_linear, module, weight)
-    norms = [m for m in model.modules() if type(m).__name__ == "Gemma3RMSNorm"]
-    for module in norms:
-        module.forward = partial(_forward_norm, module.eps, 1.0 + module.weight.detach().float())
     causal = model.get_base_model()
     if packing.can_do_without_padding(causal):
         causal.set_attn_implementation(packing.without_padding())
-    return len(linear) + len(norms)
+    return len(linear) + install_norms(model)
+
+
+def install_norms(model) -> int:
+    """Put the function of RMS norms into a model whose norms are frozen; number of modules changed."""
+    norms = [m for m in model.modules() if type(m).__name__ == "Gemma3RMSNorm"]
+    for module in norms:
+        module.forward = partial(_forward_norm, module.eps, 1.0 + module.weight.detach().float())
+    return len(norms)
 
 
 def _dense(layer, dtype):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 
 from . import decoding, fused, prompts
@@ -17,6 +17,9 @@ STAGES = {
     "S4": "translate, then answer, in one call",
     "S5": "answer directly from Japanese",
 }
+PRIMARY = ("S2", "S4")
+# Stages whose Reasoning can be asked for.
+REASONED = ("S2", "S3", "S4")
 # Rows of a batch on a GPU, at most.
 MOST_AT_ONCE = 768
 # What each stage asks for: (instruction, budget of the recipe).
@@ -31,7 +34,7 @@ _CALLS = {
 
 @dataclass(frozen=True)
 class Completion:
-    """A generated text without its end token, how many tokens it took, and whether the budget cut it off."""
+    """A generated text without its end token, how many tokens it took, and whether it was cut off: by its budget, or in a loop that would have used that up."""
 
     text: str
     tokens: int
@@ -231,32 +234,32 @@ def all_stages(
     records: Sequence[Record],
     *,
     primary: Sequence[Record] = (),
-    sentences: Sequence[str] = (),
-    asked: bool = False,
+    translations: Sequence[tuple[Sequence[str], Sequence[Record]]] = (),
+    asked: Collection[str] = (),
     shots: Sequence[Record] = (),
     reasoned_shots: Sequence[Record] | None = None,
     progress: Callable[[int], None] = lambda n: None,
-) -> tuple[list[Prediction], list[Completion]]:
-    """S1 to S5 for every record and the primary stages, S2 and S4, for those of `primary`, in order of stage; the translations of `sentences`.
+) -> tuple[list[Prediction], list[list[Completion]]]:
+    """S1 to S5 for every record and the primary stages, S2 and S4, for those of `primary`, in order of stage; and the completions of `translations`, (sentences, few-shot examples) each.
 
-    With `asked`, S2 to S4 a second time (`primary`: S2 and S4), with Reasoning asked for. All that does not wait for a translation runs
+    Those stages of S2 to S4 that are `asked` are run a second time (`primary`: S2 and S4), with Reasoning asked for. All that does not wait for a translation runs
     together, then S3. The few-shot examples `shots` stand before every stage; where `reasoned_shots` are given, these before those that are asked for Reasoning.
     """
-
-    def run(wanted: Sequence[tuple[str, bool]], inputs: dict[str, list[dict[str, str]]]) -> dict[tuple[str, bool], list[Completion]]:
-        calls = [_call(profile, name, inputs[name], reasoned_shots if reasoned else shots, reasoned) for name, reasoned in wanted]
-        return dict(zip(wanted, _together(model, tokenizer, profile, calls, decoding.GREEDY, progress), strict=True))
-
     reasoned_shots = shots if reasoned_shots is None else reasoned_shots
-    n, every, ways = len(records), [*records, *primary], (False, True) if asked else (False,)
-    inputs = {name: _inputs(name, every if name in ("S2", "S4") else records) for name in STAGES if name != "S3"}
-    translated = inputs["S1"] + [{"ja": ja} for ja in sentences]
-    first = [("S1", False), *((name, reasoned) for reasoned in ways for name in ("S2", "S4")), ("S5", False)]
-    done = run(first, inputs | {"S1": translated})
-    found = {("S1", False): _predictions("S1", records, inputs["S1"], done["S1", False][:n])}
-    inputs["S3"] = _inputs("S3", records, [p.english for p in found["S1", False]])
-    done |= run([("S3", reasoned) for reasoned in ways], inputs)
-    order = [("S1", False), *((name, reasoned) for reasoned in ways for name in ("S2", "S3", "S4")), ("S5", False)]
-    for name, reasoned in order[1:]:
-        found[name, reasoned] = _predictions(name, every if name in ("S2", "S4") else records, inputs[name], done[name, reasoned], reasoned)
-    return [p for key in order for p in found[key]], done["S1", False][n:]
+    every = [*records, *primary]
+    inputs = {name: _inputs(name, every if name in PRIMARY else records) for name in STAGES if name != "S3"}
+
+    def run(wanted: Sequence[tuple[str, bool]], more: Sequence[_Call] = ()) -> list[list[Completion]]:
+        calls = [_call(profile, name, inputs[name], reasoned_shots if reasoned else shots, reasoned) for name, reasoned in wanted]
+        return _together(model, tokenizer, profile, [*calls, *more], decoding.GREEDY, progress)
+
+    order = [("S1", False), *((name, reasoned) for reasoned in (False, True) for name in ("S2", "S3", "S4") if name in asked or not reasoned), ("S5", False)]
+    first = [key for key in order if key[0] != "S3"]
+    done = run(first, [_call(profile, "S1", [{"ja": ja} for ja in sentences], examples) for sentences, examples in translations])
+    found = dict(zip(first, done, strict=False))
+    translated = _predictions("S1", records, inputs["S1"], found["S1", False])
+    inputs["S3"] = _inputs("S3", records, [p.english for p in translated])
+    last = [key for key in order if key[0] == "S3"]
+    found |= dict(zip(last, run(last), strict=True))
+    predictions = [p for name, reasoned in order for p in _predictions(name, every if name in PRIMARY else records, inputs[name], found[name, reasoned], reasoned)]
+    return predictions, done[len(first) :]

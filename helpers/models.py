@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from . import attention, corpora
+from . import attention, corpora, fused, packing
 from .files import UserError, cache_folder, read_object, sha256, whole_folder
 from .profiles import Profile
 from .runtime import Device, device, gpu_gib, sharded
@@ -252,7 +252,9 @@ def load_for_inference(
         model = model.merge_and_unload() if merge else model
     model.config.use_cache = True
     if model.device.type == "cpu":
-        (model.get_base_model() if hasattr(model, "get_base_model") else model).set_attn_implementation(attention.one_token())
+        causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+        causal.set_attn_implementation(packing.without_padding() if packing.can_do_without_padding(causal) else attention.one_token())
+        fused.install_norms(causal)
     # The last position of a batch is a strided view, for which the head's product on a CPU falls back to one small product a row.
     model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
     return model.eval()

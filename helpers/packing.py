@@ -1,9 +1,13 @@
-"""Training on a CPU without padding: rows lie one after another, and each attends to itself alone."""
+"""Rows without padding on a CPU: their tokens lie one after another, each attends to its own row alone, and what rows begin alike with is computed once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
+
+from . import attention
+from .files import UserError
 
 # Rows are padded to each other for attention alone while the longest is at most this many times as long as the shortest.
 ALIKE = 1.25
@@ -11,40 +15,83 @@ ALIKE = 1.25
 LONGEST = 512
 
 
-class Rows:
-    """Rows of unlike length that lie one after another, without padding: `tokens` in all.
+class Group(NamedTuple):
+    """Rows of like length, laid into `count` × `longest` slots for attention.
 
-    For attention alone they are laid into groups of like length (`ALIKE`); `groups` holds, for each, the number of rows, their longest
-    length, the place of the token in each slot (padding: of the row's last one), and the slots that are no padding (None: all of them).
+    `places` holds the place of the token in each slot (padding: of the row's last one), `own` the slots that give their token its output (None: all of them), `again` those whose
+    token is another row's as well, which gives it its output. `before` holds the keys and values of each layer (1 × heads × tokens × width) that all its rows follow on.
     """
 
-    def __init__(self, lengths: Sequence[int]):
+    count: int
+    longest: int
+    places: object
+    own: object
+    again: object
+    before: tuple
+
+
+class Rows:
+    """Rows of token `ids` of unlike length, without padding: `tokens` in all, for those that rows begin alike with are there once (a prefix tree).
+
+    `places` holds, for each row, where its tokens lie; `ids` and `positions` belong to the tokens. A row may follow on a prefix that has been computed, one of `prefixes`
+    (as `decoding.Prefix`); only inference can.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[int]], prefixes: Sequence = ()):
         import torch
 
-        self.tokens = sum(lengths)
-        # Set by whoever attends: a model that does not hand them on would let rows attend to each other.
-        self.used = False
+        # Set by whoever attends: a model that does not hand them on would let rows attend to each other. `kept`, a list, is given keys and values, layer by layer.
+        self.used, self.kept = False, None
+        kinds = {id(prefix): prefix for prefix in prefixes}
+        kind = [list(kinds).index(id(prefix)) for prefix in prefixes] or [0] * len(rows)
+        ids: list[int] = []
+        positions: list[int] = []
+        self.places: list[list[int]] = [[] for _ in rows]
+        first, last = [0] * len(rows), None
+        # In this order a row begins most like the one before it.
+        for i in sorted(range(len(rows)), key=lambda i: (kind[i], list(rows[i]))):
+            alike = _alike(rows[last], rows[i]) if last is not None and kind[last] == kind[i] else 0
+            first[i], begun = alike, len(ids)
+            ids += rows[i][alike:]
+            begins = len(prefixes[i].ids) if prefixes else 0
+            positions += range(begins + alike, begins + len(rows[i]))
+            self.places[i] = [*(self.places[last][:alike] if alike else ()), *range(begun, len(ids))]
+            last = i
+        self.tokens = len(ids)
+        self.ids, self.positions = torch.tensor(ids), torch.tensor(positions)
         self.groups = []
-        begins = [sum(lengths[:i]) for i in range(len(lengths))]
-        waiting = sorted(range(len(lengths)), key=lambda i: lengths[i])
+        waiting = sorted(range(len(rows)), key=lambda i: (kind[i], len(rows[i])))
         while waiting:
-            chosen = [i for i in waiting if lengths[i] <= ALIKE * lengths[waiting[0]]]
+            shortest = waiting[0]
+            chosen = [i for i in waiting if kind[i] == kind[shortest] and len(rows[i]) <= ALIKE * len(rows[shortest])]
             waiting = waiting[len(chosen) :]
-            longest = lengths[chosen[-1]]
+            longest = len(rows[chosen[-1]])
             slots = torch.arange(longest)
-            counts, first = (torch.tensor([x[i] for i in chosen])[:, None] for x in (lengths, begins))
-            places = (first + torch.minimum(slots, counts - 1)).flatten()
-            real = (slots < counts).flatten()
-            self.groups.append((len(chosen), longest, places, None if real.all() else real.nonzero()[:, 0]))
+            counts, firsts = (torch.tensor(x)[:, None] for x in ([len(rows[i]) for i in chosen], [first[i] for i in chosen]))
+            places = torch.tensor([self.places[i] + self.places[i][-1:] * (longest - len(rows[i])) for i in chosen]).flatten()
+            own, again = ((slots >= firsts) & (slots < counts)).flatten(), (slots < firsts).flatten()
+            before = prefixes[shortest].states if prefixes else ()
+            self.groups.append(Group(len(chosen), longest, places, None if own.all() else own.nonzero()[:, 0], again.nonzero()[:, 0], before))
 
 
-def rows_of(model, attention_mask) -> Rows | None:
-    """The rows of a padded batch, where the model attends `without_padding` and neither `LONGEST` nor a window is shorter than the longest of them; else None."""
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def can_take(model, longest: int) -> bool:
+    """Whether the model attends `without_padding` and neither `LONGEST` nor a window is shorter than the longest row."""
     config = model.config.get_text_config(decoder=True)
-    if config._attn_implementation != "without-padding":
-        return None
-    lengths = attention_mask.sum(1).tolist()
-    return None if max(lengths) > min(LONGEST, getattr(config, "sliding_window", None) or LONGEST) else Rows(lengths)
+    return config._attn_implementation == "without-padding" and longest <= min(LONGEST, getattr(config, "sliding_window", None) or LONGEST)
+
+
+def run(model, rows: Rows):
+    """The last hidden states of all tokens (tokens × width) of a causal model that can take the rows. Raises `UserError` where its attention is not given them."""
+    # A mask of four dimensions is handed on as it is: none has to be made.
+    mask = rows.ids.new_ones(1, 1, 1, 1, dtype=bool)
+    found = model.model(input_ids=rows.ids[None], attention_mask=mask, position_ids=rows.positions[None], rows=rows, use_cache=False)
+    if not rows.used:
+        raise UserError(f"{model.config.model_type} does not hand its attention what it is given: choose another model.")
+    return found.last_hidden_state[0]
 
 
 def can_do_without_padding(model) -> bool:
@@ -58,54 +105,70 @@ def can_do_without_padding(model) -> bool:
 
 @cache
 def without_padding() -> str:
-    """The name under which transformers knows our attention of `Rows` (given as `rows`) on a CPU; without them it is that of sdpa.
+    """The name under which transformers knows our attention of `Rows` (given as `rows`) on a CPU; without them it is that of `attention.one_token`.
 
     Causal, and no row sees another (tests/test_packing.py). Matrices are multiplied in the dtype of the values, the softmax is fp32. PyTorch's
     kernel, with its gradients, took 25 ms a layer for padded batches of 16 rows where this took 9 for their tokens, on 2 cores of an AMD EPYC.
     """
     import torch
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    without_rows = ALL_ATTENTION_FUNCTIONS[attention.one_token()]
 
     def laid(x, group, heads):
         """(tokens × all heads × width) to (rows · heads) × (slots · what shares a head) × width."""
-        count, longest, places, _ = group
-        x = x.index_select(0, places).view(count, longest, heads, -1, x.shape[-1])
-        return x.permute(0, 2, 3, 1, 4).reshape(count * heads, -1, x.shape[-1])
+        x = x.index_select(0, group.places).view(group.count, group.longest, heads, -1, x.shape[-1])
+        return x.permute(0, 2, 3, 1, 4).reshape(group.count * heads, -1, x.shape[-1])
 
-    def lay_back(into, x, group, heads):
-        count, longest, places, real = group
-        x = x.view(count, heads, -1, longest, x.shape[-1]).permute(0, 3, 1, 2, 4).reshape(count * longest, -1, x.shape[-1])
-        if real is None:
-            into[places] = x
+    def slots(x, group, heads):
+        """The other way round: slots × all heads × width."""
+        x = x.view(group.count, heads, -1, group.longest, x.shape[-1]).permute(0, 3, 1, 2, 4)
+        return x.reshape(group.count * group.longest, -1, x.shape[-1])
+
+    def lay_back(into, x, group):
+        if group.own is None:
+            into[group.places] = x
         else:
-            into[places[real]] = x[real]
+            into[group.places[group.own]] = x[group.own]
 
     def cotangent(upstream, group, heads):
-        """As `laid`, and zero where there is padding: nothing is learnt from it."""
-        real = group[3]
-        if real is None:
+        """As `laid`, and zero where a slot gives its token no output: nothing is learnt from it."""
+        if group.own is None:
             return laid(upstream, group, heads)
-        flat = upstream.new_zeros(group[0] * group[1], *upstream.shape[1:])
-        flat[real] = upstream[group[2][real]]
-        return laid(flat, (*group[:2], torch.arange(len(flat)), None), heads)
+        flat = upstream.new_zeros(group.count * group.longest, *upstream.shape[1:])
+        flat[group.own] = upstream[group.places[group.own]]
+        return laid(flat, group._replace(places=torch.arange(len(flat))), heads)
 
-    def weights(queries, keys, longest, scale):
+    def follow(pair, group, layer):
+        """Keys and values behind those of the prefix."""
+        before = (x[0].expand(group.count, *x.shape[1:]).flatten(0, 1) for x in group.before[layer])
+        return [torch.cat(parts, 1) for parts in zip(before, pair, strict=True)]
+
+    def shares_of(queries, keys, longest, scale):
         scores = torch.bmm(queries, keys.transpose(1, 2)).float().mul_(scale)
         ahead = torch.ones(longest, longest, dtype=torch.bool).triu_(1)
-        scores.view(len(scores), -1, longest, longest).masked_fill_(ahead, -torch.inf)
+        scores.view(len(scores), -1, longest, keys.shape[1])[..., -longest:].masked_fill_(ahead, -torch.inf)
         return scores.softmax(-1)
+
+    def attended(query, key, value, rows, scale, layer, held=None):
+        heads, out = key.shape[1], query.new_empty(*query.shape[:-1], value.shape[-1])
+        for group in rows.groups:
+            queries, keys, values = (laid(x, group, heads) for x in (query, key, value))
+            if group.before:
+                keys, values = follow((keys, values), group, layer)
+            shares = shares_of(queries, keys, group.longest, scale).to(value.dtype)
+            lay_back(out, slots(torch.bmm(shares, values), group, heads), group)
+            if held is not None:
+                held += [queries, keys, values, shares]
+        return out
 
     class Attention(torch.autograd.Function):
         @staticmethod
         def forward(ctx, query, key, value, rows, scale):
-            heads, out, held = key.shape[1], query.new_empty(*query.shape[:-1], value.shape[-1]), []
-            for group in rows.groups:
-                queries, keys, values = (laid(x, group, heads) for x in (query, key, value))
-                shares = weights(queries, keys, group[1], scale).to(value.dtype)
-                lay_back(out, torch.bmm(shares, values), group, heads)
-                held += [queries, keys, values, shares]
+            held: list = []
+            out = attended(query, key, value, rows, scale, 0, held)
             ctx.save_for_backward(*held)
             ctx.rows, ctx.scale, ctx.shapes = rows, scale, (query.shape, key.shape, value.shape)
             return out
@@ -114,24 +177,36 @@ def without_padding() -> str:
         def backward(ctx, upstream):
             held, heads = ctx.saved_tensors, ctx.shapes[1][1]
             to_query, to_key, to_value = (upstream.new_empty(shape) for shape in ctx.shapes)
+            # What other rows make of the tokens that they begin alike with.
+            more = [torch.zeros(shape) if any(len(g.again) for g in ctx.rows.groups) else None for shape in ctx.shapes[1:]]
             for number, group in enumerate(ctx.rows.groups):
                 queries, keys, values, shares = held[4 * number : 4 * number + 4]
                 back = cotangent(upstream, group, heads)
-                lay_back(to_value, torch.bmm(shares.transpose(1, 2), back), group, heads)
                 change = torch.bmm(back, values.transpose(1, 2)).float()
                 share = shares.float()
                 change = change.sub_((change * share).sum(-1, keepdim=True)).mul_(share).mul_(ctx.scale).to(upstream.dtype)
-                lay_back(to_query, torch.bmm(change, keys), group, heads)
-                lay_back(to_key, torch.bmm(change.transpose(1, 2), queries), group, heads)
+                lay_back(to_query, slots(torch.bmm(change, keys), group, heads), group)
+                for into, rest, made in ((to_key, more[0], torch.bmm(change.transpose(1, 2), queries)), (to_value, more[1], torch.bmm(shares.transpose(1, 2), back))):
+                    made = slots(made, group, heads)
+                    lay_back(into, made, group)
+                    if len(group.again):
+                        rest.index_add_(0, group.places[group.again], made[group.again].float())
+            for into, rest in zip((to_key, to_value), more, strict=True):
+                if rest is not None:
+                    into += rest
             return to_query, to_key, to_value, None, None
 
     def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None, rows=None, **kwargs):
         if rows is None:
-            return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+            return without_rows(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
         rows.used = True
+        if rows.kept is not None:
+            rows.kept.append((key[0], value[0]))
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-        return Attention.apply(query, key, value, rows, scale)[None], None
+        if torch.is_grad_enabled():
+            return Attention.apply(query, key, value, rows, scale)[None], None
+        return attended(query, key, value, rows, scale, getattr(module, "layer_idx", 0))[None], None
 
     AttentionInterface.register("without-padding", attend)
     AttentionMaskInterface.register("without-padding", sdpa_mask)

@@ -59,7 +59,7 @@ class Recipe:
     accumulation: int = 2
     max_length: int = 384
     gradient_checkpointing: bool = False
-    evaluations: int = 4
+    evaluations: int = 3
     translation_budget: int = 64
     answer_budget: int = 96
     multistep_budget: int = 136

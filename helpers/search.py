@@ -195,12 +195,12 @@ def _measure(run: Run, data: pipeline.Data, folder: Path | None, arm: str, setti
     if settings["samples"] > 1:
         found = _voted(model, tokenizer, run, questions, asked, settings)
         return [common | row for row in _rows(found, questions)]
-    japanese = [p.ja for p in pairs]
-    found, translated = inference.all_stages(
-        model, tokenizer, run.profile, questions, sentences=japanese if folder else (), asked=asked, shots=shots if settings["shots"] else ()
+    examples = shots if settings["shots"] else ()
+    # A base model is shown pairs for a translation, as in `evaluation`.
+    pairs_shown = evaluation.shots(drawn, data.pairs["train"]) if settings["shots"] and not folder else examples
+    found, (translated,) = inference.all_stages(
+        model, tokenizer, run.profile, questions, translations=[([p.ja for p in pairs], pairs_shown)], asked=inference.REASONED if asked else (), shots=examples
     )
-    if not folder:
-        translated = inference.translate(model, tokenizer, run.profile, japanese, shots=evaluation.shots(drawn, data.pairs["train"]) if settings["shots"] else ())
     chrf = scoring.chrf_interval([c.text for c in translated], [p.en for p in pairs])
     quality = {"chrf": chrf.value, "chrf_low": chrf.low, "chrf_high": chrf.high, "pairs": len(pairs)}
     return [common | quality | row for row in _rows(found, questions)]

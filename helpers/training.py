@@ -136,15 +136,10 @@ def labelled_loss(model, inputs: dict):
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     targets = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=prompts.IGNORED)
     wanted = targets != prompts.IGNORED
-    rows = packing.rows_of(causal, mask)
-    if rows:
-        real = mask.bool()
-        places = (mask.cumsum(1) - 1)[real][None]
-        # A mask of four dimensions is handed on as it is: none has to be made.
-        hidden = causal.model(input_ids=ids[real][None], attention_mask=real.new_ones(1, 1, 1, 1), position_ids=places, rows=rows, use_cache=False).last_hidden_state
-        if not rows.used:
-            raise UserError(f"{causal.config.model_type} does not hand its attention what it is given: choose another model.")
-        hidden = hidden[0][wanted[real]]
+    if packing.can_take(causal, int(mask.sum(1).max())):
+        rows = packing.Rows([row[:count] for row, count in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)])
+        places = torch.tensor([places + [0] * (ids.shape[1] - len(places)) for places in rows.places])
+        hidden = packing.run(causal, rows)[places[wanted]]
     else:
         hidden = causal.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[wanted]
     head = causal.lm_head

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from helpers import decoding, inference, models, profiles, prompts
+from helpers import decoding, inference, models, packing, profiles, prompts
 
 FAMILIES = ["tiny", "tiny-phi", "tiny-phi3"]
+
+
+@pytest.fixture(params=["padded", "without padding"])
+def way(request, monkeypatch):
+    """How new rows are computed: as on a GPU and where they are long, or as on a CPU."""
+    if request.param == "padded":
+        monkeypatch.setattr(packing, "can_take", lambda model, longest: False)
+    return request.param
 
 
 def write(writer, tokens):
@@ -69,7 +77,7 @@ def test_an_end_token_or_an_overlong_line_begins_the_next_line(tiny):
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_rows_that_come_go_and_move_up_change_no_token(asked, tiny, questions, fp32):
+def test_rows_that_come_go_and_move_up_change_no_token(way, asked, tiny, questions, fp32):
     """27 rows, 8 at once; alone they are the same."""
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
     profile = tiny.replace(generation_batch=8, reasoning_budget=9, translation_budget=7)
@@ -82,7 +90,7 @@ def test_rows_that_come_go_and_move_up_change_no_token(asked, tiny, questions, f
         assert all(c.text.count("Reasoning:") == c.text.count("Answer:") == 1 for c in together)
 
 
-def test_calls_with_other_examples_in_one_batch_change_no_token(tiny, questions, fp32):
+def test_calls_with_other_examples_in_one_batch_change_no_token(way, tiny, questions, fp32):
     """Prefixes of three lengths, none among them, and both ways of asking, in batches of 5."""
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
     profile = tiny.replace(generation_batch=5)
@@ -97,7 +105,7 @@ def test_calls_with_other_examples_in_one_batch_change_no_token(tiny, questions,
 
 
 @pytest.mark.parametrize("window", [16, 512])
-def test_a_sliding_window_sees_no_padding(window, tiny, questions, fp32):
+def test_a_sliding_window_sees_no_padding(window, tiny, questions, fp32, monkeypatch):
     """Rows of other lengths in a batch, with prefixes longer, shorter and none, come to what they come to alone."""
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
     assert "sliding_attention" in model.config.layer_types
@@ -108,10 +116,44 @@ def test_a_sliding_window_sees_no_padding(window, tiny, questions, fp32):
     by_length = sorted(questions, key=lambda q: len(q.en))
     texts = [prompts.prompt("text", "answer", en=q.en) for q in (by_length[0], by_length[-1], by_length[len(by_length) // 2])]
     calls = [inference._Call(texts, 9, "", False, prompts.few_shot("answer", questions[40 : 40 + n]) if n else "") for n in (0, 1, 4)]
-    alone = [[inference.generate(model, tokenizer, tiny, [t], 9, prefix=c.prefix)[0] for t in texts] for c in calls]
+    with monkeypatch.context() as padded:
+        padded.setattr(packing, "can_take", lambda model, longest: False)
+        alone = [[inference.generate(model, tokenizer, tiny, [t], 9, prefix=c.prefix)[0] for t in texts] for c in calls]
     # All at once, and as places become free.
     for at_once in (128, 3):
         assert inference._together(model, tokenizer, tiny.replace(generation_batch=at_once), calls, decoding.GREEDY, lambda n: None) == alone
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("window", [0, 30, 26])
+def test_a_prefix_held_once_is_seen_as_if_it_stood_in_each_lane(name, window, questions, fp32, monkeypatch):
+    """Also from where a sliding window has left it in part; rows that leave and come take what they follow on with them."""
+    import torch
+
+    profile = profiles.choose(name)
+    tokenizer, model = models.load_tokenizer(profile), models.load_for_inference(profile)
+    if window and hasattr(model.config, "sliding_window"):
+        model.config.sliding_window = window
+        for part in model.modules():
+            if getattr(part, "sliding_window", None):
+                part.sliding_window = window
+    texts = [q.en[: 5 + 3 * n] for n, q in enumerate(questions[:4])]
+    rows = [(decoding.prefix(model, ids), tokenizer(t, add_special_tokens=False)["input_ids"][:9]) for ids in ([7] * 17, list(range(3, 9)), []) for t in texts]
+    seen, forward = [], decoding.attention.Before.attend
+    monkeypatch.setattr(decoding.attention.Before, "attend", lambda self, *a: seen.append(a[-1] is None) or forward(self, *a))
+    found = {}
+    for way in ("padded", "once"):
+        with monkeypatch.context() as patched:
+            if way == "padded":
+                patched.setattr(packing, "can_take", lambda model, longest: False)
+            writers = [decoding.Writer(tokenizer, [-1], 6 + 5 * (n % 3)) for n in range(len(rows))]
+            decoding.decode(model, rows, writers, 0, 5, lambda n: None)
+            found[way] = [w.tokens for w in writers]
+        assert bool(seen) == (way == "once")
+    assert found["once"] == found["padded"] and len({len(t) for t in found["once"]}) == 3
+    for (prefix, ids), tokens in zip(rows, found["once"], strict=True):
+        alone = model.generate(torch.tensor([[*prefix.ids, *ids]]), max_new_tokens=len(tokens), do_sample=False, eos_token_id=None)
+        assert alone[0, -len(tokens) :].tolist() == tokens
 
 
 def test_rows_at_once_follow_the_memory_of_a_gpu_but_not_for_samples(tiny, questions, monkeypatch):
@@ -128,7 +170,7 @@ def test_rows_at_once_follow_the_memory_of_a_gpu_but_not_for_samples(tiny, quest
     assert found(80) == inference.MOST_AT_ONCE and found(80, decoding.Sampling(temperature=0.7)) == 8
 
 
-def test_a_row_that_is_done_gives_its_place_to_one_that_waits(monkeypatch, tiny, questions, fp32):
+def test_a_row_that_is_done_gives_its_place_to_one_that_waits(way, monkeypatch, tiny, questions, fp32):
     """Never more at once than a batch; the long ones begin, and no step is on a few rows while others wait."""
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
     admitted, stepped, admit, step = [], [], decoding._Lanes.admit, decoding._Lanes.step
@@ -145,7 +187,7 @@ def test_a_row_that_is_done_gives_its_place_to_one_that_waits(monkeypatch, tiny,
     assert len(stepped) < 260 and sum(n < 6 for n in stepped) < 60
 
 
-def test_lanes_that_run_out_of_room_are_moved(monkeypatch, tiny, questions, fp32):
+def test_lanes_that_run_out_of_room_are_moved(way, monkeypatch, tiny, questions, fp32):
     """To the left, when the last token is reached, and to the right, for a prompt longer than what is held."""
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
     slid, slide = [], decoding._Lanes._slide
@@ -159,7 +201,7 @@ def test_lanes_that_run_out_of_room_are_moved(monkeypatch, tiny, questions, fp32
         assert {c.text for c in done} == {inference.generate(model, tokenizer, profile, [call.texts[0]], call.budget)[0].text}
 
 
-def test_lanes_hold_what_is_needed(monkeypatch, tiny, questions):
+def test_lanes_hold_what_is_needed(way, monkeypatch, tiny, questions):
     """One cache and no slack where no row waits; the rows that come later are computed beside it and given up."""
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
     made, make = [], decoding._cache
@@ -172,7 +214,23 @@ def test_lanes_hold_what_is_needed(monkeypatch, tiny, questions):
     calls = [inference._Call([text] * 4, 40), inference._Call([text] * 20, 6)]
     inference._together(model, tokenizer, tiny.replace(generation_batch=8), calls, decoding.GREEDY, lambda n: None)
     assert made[0] == (8, (width + 40) * 5 // 4 + 2 * decoding.LOOK_EVERY)
-    assert len(made) > 2 and all(count <= 4 and room == width for count, room in made[1:])
+    assert len(made) > 2 if way == "padded" else len(made) == 1
+    assert all(count <= 4 and room == width for count, room in made[1:])
+
+
+def test_what_loops_is_cut_off(tiny):
+    """Neither a long number, nor a list that says one thing three times, nor what is said often but not in a row."""
+    for unit in range(1, 17):
+        loop = list(range(10, 10 + unit))
+        assert decoding.in_a_loop([1, 2, *loop * (-(-32 // unit) if unit < 8 else 4)])
+        assert not decoding.in_a_loop([1, 2, *loop * (31 // unit if unit < 8 else 3)])
+    assert not decoding.in_a_loop(list(range(17)) * 4) and not decoding.in_a_loop([*[7] * 60, 8]) and not decoding.in_a_loop([])
+    tokenizer = models.load_tokenizer(tiny)
+    a, b = (tokenizer(x, add_special_tokens=False)["input_ids"][0] for x in "ab")
+    writer = decoding.Writer(tokenizer, [tokenizer.eos_token_id], 100, "answer")
+    assert [writer.take(t) for t in [b, *[a] * 32]] == [False] * 32 + [True] and writer.cut
+    writer = decoding.LineWriter(tokenizer, [tokenizer.eos_token_id], 200, cues=("Answer:",), budgets=(100, 100))
+    assert not any(writer.take(t) for t in [b, *[a] * 32]) and writer.cut and writer._forced, "the next line is begun"
 
 
 @pytest.mark.parametrize("instruction", ["translate", "multistep", "answer", ""])

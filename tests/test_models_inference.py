@@ -147,10 +147,10 @@ def test_where_a_completion_ends(instruction, text, kept):
 def test_s3_answers_from_its_own_translation(tiny, questions):
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
     shots = [questions[5].replace(reasoning="")]
-    found, translated = inference.all_stages(
-        model, tokenizer, tiny, questions[:3], sentences=[questions[0].ja, questions[4].ja], shots=shots
-    )
+    sentences = [questions[0].ja, questions[4].ja]
+    found, (translated, without) = inference.all_stages(model, tokenizer, tiny, questions[:3], translations=[(sentences, shots), (sentences, ())], shots=shots)
     assert translated[0].text == found[0].text and len(translated) == 2
+    assert without == inference.translate(model, tokenizer, tiny, sentences) and without != translated
     for name in ("S1", "S2", "S4", "S5"):
         alone = inference.stage(model, tokenizer, tiny, name, questions[:3], shots=shots)
         assert alone == [p for p in found if p.stage == name], "stages that share a batch change no answer"
@@ -166,7 +166,7 @@ def test_s3_answers_from_its_own_translation(tiny, questions):
 
 def test_stages_asked_for_reasoning_and_questions_of_the_primary_stages_alone(tiny, questions, fp32):
     tokenizer, model = models.load_tokenizer(tiny), models.load_for_inference(tiny)
-    found, _ = inference.all_stages(model, tokenizer, tiny, questions[:3], primary=questions[3:5], asked=True)
+    found, _ = inference.all_stages(model, tokenizer, tiny, questions[:3], primary=questions[3:5], asked=inference.REASONED)
     counted = Counter((p.stage, p.asked) for p in found)
     assert counted == {("S1", False): 3, ("S2", False): 5, ("S3", False): 3, ("S4", False): 5, ("S5", False): 3,
                        ("S2", True): 5, ("S3", True): 3, ("S4", True): 5}  # fmt: skip
@@ -174,6 +174,8 @@ def test_stages_asked_for_reasoning_and_questions_of_the_primary_stages_alone(ti
         alone = inference.stage(model, tokenizer, tiny, name, questions[:5], asked=True)
         assert alone == [p for p in found if p.stage == name and p.asked]
         assert all(p.text.count("Reasoning:") == p.text.count("Answer:") == 1 for p in alone)
+    some, _ = inference.all_stages(model, tokenizer, tiny, questions[:3], primary=questions[3:5], asked=inference.PRIMARY)
+    assert some == [p for p in found if (p.stage, p.asked) != ("S3", True)]
     english = {p.id: p.english for p in found if p.stage == "S1"}
     assert all(p.prompt_english == english[p.id] for p in found if p.stage == "S3")
 

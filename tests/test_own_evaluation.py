@@ -423,7 +423,7 @@ def test_an_arm_s_adapter_answers_freely_and_asked(run, tmp_path, fp32):
     rows = check(found)
     adapter = run.path("arms", "reasoned-33", "seed1", "adapter")
     model, tokenizer = models.load_for_inference(run.profile, adapter), models.load_tokenizer(run.profile)
-    expected, _ = inference.all_stages(model, tokenizer, run.profile, own_evaluation.read(path, silent), asked=True)
+    expected, _ = inference.all_stages(model, tokenizer, run.profile, own_evaluation.read(path, silent), asked=inference.REASONED)
     assert {(p.stage, p.asked, p.id): p.text for p in expected} == {key: row["text"] for key, row in rows.items()}
     base = own_evaluation.evaluate(run, path, say=silent, progress=silent)
     assert {r["text"] for r in predictions(base)} != {r["text"] for r in rows.values()} and not any(r["asked"] for r in predictions(base))

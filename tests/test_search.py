@@ -134,9 +134,14 @@ def corpus(monkeypatch, tmp_path, pairs):
 def test_a_search_over_the_prompts_of_the_base_model_trains_nothing(tmp_path, monkeypatch, corpus):
     text = "arm = 'base'\n[variants.none]\nshots = 0\n[variants.two]\nshots = 2\n[variants.two-others]\nshots = 2\ndraw = 1\n"
     monkeypatch.setattr(pipeline, "train_arm", lambda *a, **k: pytest.fail("nothing to train"))
-    questions, sentences, stages, translate = [], [], inference.all_stages, inference.translate
-    monkeypatch.setattr(inference, "all_stages", lambda *a, **k: questions.append([r.id for r in k["shots"]]) or stages(*a, **k))
-    monkeypatch.setattr(inference, "translate", lambda *a, **k: sentences.append([r.id for r in k.get("shots", ())]) or translate(*a, **k))
+    questions, sentences, stages = [], [], inference.all_stages
+
+    def watched(*a, **k):
+        questions.append([r.id for r in k["shots"]])
+        sentences.append([r.id for r in k["translations"][-1][1]])
+        return stages(*a, **k)
+
+    monkeypatch.setattr(inference, "all_stages", watched)
     rows = search.execute(search.load(write(tmp_path, text)), profile="tiny", say=lambda line: None)
     assert [r["variant"] for r in rows] == ["none", "two", "two-others"] and {r["decoding"] for r in rows} == {"free"}
     assert [len(ids) for ids in questions] == [len(ids) for ids in sentences] == [0, 2, 2]
