@@ -101,7 +101,7 @@ class Answerer:
     def __call__(
         self, system: str, request: Request, seen: Callable[[dict[str, str]], None] = lambda parts: None, stop: Callable[[], bool] = lambda: False
     ) -> dict:
-        """The parts that a system writes: `english`, `reasoning`, `answer` (texts), `seconds`, `tokens`, `cut` (by the limit), `stopped`.
+        """The parts that a system writes: `english`, `reasoning`, `answer` (texts), `seconds`, `tokens`, `cut` (by the limit, or in a loop), `stopped`.
 
         `seen` gets the parts as they grow, `stop` is asked after every token. Raises `UserError` for an unknown system or mode and for a
         prompt that the model's context cannot hold.

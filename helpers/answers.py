@@ -146,8 +146,8 @@ def first_broken_step(s2: bool, s3: bool, s4: bool) -> str:
 
 
 def ends_in_a_loop(text: str) -> bool:
-    """Whether a line of `text` ends in the same 1 to 100 characters, 12 or more in all, four times over; the last time may be broken off."""
-    for line in text.splitlines():
+    """Whether `text`, or a line of it, ends in the same 1 to 100 characters, 12 or more in all, four times over; the last time may be broken off."""
+    for line in [*text.splitlines(), text]:
         for unit in range(1, min(100, len(line) // 4) + 1):
             tail = line[-max(4 * unit, 12) :]
             if len(tail) >= 12 and tail[unit:] == tail[:-unit]:

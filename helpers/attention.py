@@ -18,8 +18,6 @@ class Before:
     def __init__(self, states: Sequence[tuple]):
         import torch
 
-        # Set by whoever attends: a model that does not hand it on would forget what its rows follow on.
-        self.used = False
         groups: dict[int, list[int]] = {}
         for row, one in enumerate(states):
             groups.setdefault(id(one), []).append(row)
@@ -34,7 +32,8 @@ class Before:
         """
         import torch
 
-        out = queries.new_zeros(queries.shape, dtype=torch.float32)
+        width = self.groups[0][0][layer][1].shape[-1]
+        out = queries.new_zeros((*queries.shape[:-1], width), dtype=torch.float32)
         sums = queries.new_full((*queries.shape[:-1], 1), -torch.inf, dtype=torch.float32)
         for states, rows in self.groups:
             keys, values = (x[0] for x in states[layer])
@@ -57,8 +56,8 @@ def one_token() -> str:
     """The name under which transformers knows our attention of one new token a row on a CPU; all other attention is that of sdpa.
 
     Grouped-query attention (arXiv 2305.13245) in fp32, a few rows at a time. PyTorch's kernel works on blocks of queries, of which one alone is
-    used here: for 128 rows in bf16 it took 13 ms a layer where this takes 2, on 2 cores of an AMD EPYC, and was further from fp32. What rows follow on (`Before`, given as `before`,
-    with the `places` of their tokens) is multiplied with all their queries at once, in the dtype of the values.
+    used here: for 128 rows in bf16 it took 13 ms a layer where this takes 2, on 2 cores of an AMD EPYC, and was further from fp32.
+    What rows follow on (`Before`, given as `before` with the `places` of their tokens) is multiplied with all their queries at once.
     """
     import torch
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -79,7 +78,7 @@ def one_token() -> str:
         bias = bias.expand(rows, heads, 1, length).reshape(rows, groups, heads // groups, length)
         queries, out = query.reshape(rows, groups, heads // groups, width), query.new_empty(rows, 1, heads, value.shape[-1])
         if before is not None:
-            before.used, window = True, kwargs.get("sliding_window")
+            window = kwargs.get("sliding_window")
             earlier, sums = before.attend(queries, module.layer_idx, scale, places - window + 1 if window else None)
         size = max(1, int(ATTENDED / (4 * groups * length * width)))
         for begun in range(0, rows, size):

@@ -10,7 +10,6 @@ from functools import cache, lru_cache
 from typing import Any
 
 from . import attention, packing
-from .files import UserError
 
 # Tokens between two looks at which rows have finished.
 LOOK_EVERY = 4
@@ -29,8 +28,10 @@ def ended(instruction: str, text: str) -> int:
 
 
 def in_a_loop(tokens: Sequence[int]) -> bool:
-    """Whether `tokens` end in a loop (see `LOOP`): a small model that repeats itself greedily does so until its budget ends."""
-    for unit in range(1, LOOP_UNIT + 1):
+    """Whether `tokens` end in a loop (see `LOOP`): a small model that repeats itself does so until its budget ends."""
+    for unit in range(1, LOOP_UNIT + 1 if len(tokens) >= LOOP else 0):
+        if tokens[-1] != tokens[-1 - unit]:
+            continue
         length = max(LOOP, 4 * unit)
         tail = tokens[-length:]
         if len(tail) == length and tail[unit:] == tail[:-unit]:
@@ -240,7 +241,7 @@ def decode(
     """Let each writer take the next tokens after its row, a prefix and token ids, until it is done; at most `batch` rows at once.
 
     The place of a row that is done is given to one that waits (continuous batching: Yu et al. 2022, Orca, OSDI), a quarter of a batch at a time: a step on
-    a few rows costs nearly as much as one on many. Those that may come to most tokens begin. `progress` is told how many rows have been finished.
+    a few rows costs nearly as much as one on many. Rows of the longest prefix begin, and of these those that may come to most tokens. `progress` is told how many rows have been finished.
     """
     import torch
 
@@ -267,7 +268,9 @@ def decode(
 
 
 def room(rows: Sequence[tuple[Prefix, Sequence[int]]], writers: Sequence[Writer], waits: bool, apart: bool = False) -> int:
-    """Tokens in a lane: those of the longest row (without its prefix, where that is held `apart`) with what may follow it; where a row waits, also some that are used up before lanes must be moved."""
+    """Tokens in a lane: those of the longest row (without its prefix, where that is held `apart`) with what may follow it; where a row waits,
+    also some that are used up before lanes must be moved.
+    """
     most = max(len(prefix.ids) * (not apart) + len(ids) for prefix, ids in rows) + max(w.longest for w in writers)
     return (most * 5 // 4 if waits else most) + 2 * LOOK_EVERY
 
@@ -361,14 +364,11 @@ class _Lanes:
 
         columns = torch.arange(first, end, device=ids.device)
         mask, places = columns >= starts[:, None], (columns[-ids.shape[1] :] - starts[:, None]).clamp(min=0)
-        before = self.before if held is self.held and ids.shape[1] == 1 else None
-        follows = {}
-        if before:
-            places = places + before.lengths[:, None]
-            follows = {"before": before, "places": places[:, 0]}
-        found = self.causal.model(input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=held, use_cache=True, **follows)
-        if before and not before.used:
-            raise UserError(f"{self.causal.config.model_type} does not hand its attention what it is given: choose another model.")
+        given = {}
+        if self.before:
+            places = places + self.before.lengths[:, None]
+            given = {"before": self.before, "places": places[:, 0]}
+        found = self.causal.model(input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=held, use_cache=True, **given)
         return found.last_hidden_state[:, -1].contiguous()
 
     def take(self, numbers: Sequence[int], tokens: Sequence[int], writers: Sequence[Writer]) -> None:
@@ -434,7 +434,8 @@ def _unpacked(packed: packing.Rows, whole: int) -> Iterator[tuple]:
     import torch
 
     flat = torch.tensor([[packed.tokens] * (whole - len(places)) + places for places in packed.places]).flatten()
-    for pair in packed.kept:
+    while packed.kept:
+        pair = packed.kept.pop(0)
         # Zeros where there is nothing: what is masked is still multiplied.
         padded = (torch.cat([x, x.new_zeros(len(x), 1, x.shape[2])], 1) for x in pair)
         yield tuple(x.index_select(1, flat).view(len(x), -1, whole, x.shape[2]).transpose(0, 1) for x in padded)

@@ -132,11 +132,11 @@ def _settings(run: Run, data: pipeline.Data) -> str:
 
 def made_from(run: Run, data: pipeline.Data, system: System) -> list[str]:
     """Hashes of what a system's predictions depend on: settings and data, code, and how its adapter is trained. Raises `UserError`."""
-    from . import models
+    from . import fused, models, packing
 
     return [
         _settings(run, data),
-        *(sha256(module.__file__) for module in (attention, decoding, inference, models, prompts)),
+        *(sha256(module.__file__) for module in (attention, decoding, fused, inference, models, packing, prompts)),
         pipeline.training_key(run.with_seed(system.seed), data, system.name) if system.adapter else "",
     ]
 
@@ -149,7 +149,7 @@ def _weights(system: System) -> str:
 def _predict_one(run: Run, data: pipeline.Data, system: System, model: tuple, progress) -> int:
     pairs, questions = data.pairs["test"], data.questions["test"]
     authored, control = [r for r in questions if not is_control(r)], [r for r in questions if is_control(r)]
-    asked = _asked(system)
+    asked = asked_stages(system)
     calls = len(authored) * (len(inference.STAGES) + len(asked)) + len(control) * sum(1 + (stage in asked) for stage in inference.PRIMARY)
     total, done = (2 if system.name == "base" else 1) * len(pairs) + calls, 0
 
@@ -176,8 +176,8 @@ def _predict_one(run: Run, data: pipeline.Data, system: System, model: tuple, pr
     return sum(row["tokens"] for row in rows) + sum(p.tokens for p in found)
 
 
-def _asked(system: System) -> tuple[str, ...]:
-    """The stages at which a system is asked for Reasoning as well. Of the base model at the primary ones, where its better prompt is what others are compared with."""
+def asked_stages(system: System) -> tuple[str, ...]:
+    """The stages at which a system is asked for Reasoning as well; the base model at the primary ones, where others are compared with its better prompt."""
     return inference.PRIMARY if system.name == "base" else inference.REASONED if studies.reasons(system.name) else ()
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from . import (
     corpora,
     distributed,
     evaluation,
+    inference,
     memory,
     models,
     pipeline,
@@ -104,12 +105,15 @@ def _training(run: Run, questions: list[Record], arm: str) -> tuple[int, float]:
 
 
 def _to_predict(run: Run, system: System) -> float:
-    recipe = run.recipe
+    recipe, asked = run.recipe, evaluation.asked_stages(system)
     authored, control = recipe.test_questions or sum(r.split == "test" for r in corpora.questions()), recipe.control_test
-    free = authored * sum(TOKENS.values()) + control * (TOKENS["S2"] + TOKENS["S4"]) + recipe.test_pairs * TOKENS["S1"]
-    if system.name != "base" and not studies.reasons(system.name):
-        return free
-    return free + authored * (TOKENS["S2"] + TOKENS["S3"] + TOKENS["S4"] + 3 * REASONED) + control * (TOKENS["S2"] + TOKENS["S4"] + 2 * REASONED)
+    # By the base model with examples and without.
+    translated = recipe.test_pairs * TOKENS["S1"] * (2 if system.name == "base" else 1)
+
+    def tokens(stages: Iterable[str]) -> float:
+        return sum(TOKENS[s] for s in stages) + sum(TOKENS[s] + REASONED for s in stages if s in asked)
+
+    return translated + authored * tokens(TOKENS) + control * tokens(inference.PRIMARY)
 
 
 def _rates(run: Run) -> tuple[float, float]:

@@ -159,6 +159,13 @@ def install_norms(model) -> int:
     return len(norms)
 
 
+def remove_norms(model) -> None:
+    """Undo `install_norms`."""
+    for module in model.modules():
+        if type(module).__name__ == "Gemma3RMSNorm":
+            vars(module).pop("forward", None)
+
+
 def _dense(layer, dtype):
     from bitsandbytes.functional import dequantize_4bit
 

@@ -240,10 +240,11 @@ def all_stages(
     reasoned_shots: Sequence[Record] | None = None,
     progress: Callable[[int], None] = lambda n: None,
 ) -> tuple[list[Prediction], list[list[Completion]]]:
-    """S1 to S5 for every record and the primary stages, S2 and S4, for those of `primary`, in order of stage; and the completions of `translations`, (sentences, few-shot examples) each.
+    """S1 to S5 for every record and the primary stages, S2 and S4, for those of `primary`, in order of stage; and the completions of
+    `translations`, each of them sentences and the few-shot examples before them.
 
-    Those stages of S2 to S4 that are `asked` are run a second time (`primary`: S2 and S4), with Reasoning asked for. All that does not wait for a translation runs
-    together, then S3. The few-shot examples `shots` stand before every stage; where `reasoned_shots` are given, these before those that are asked for Reasoning.
+    Those stages of S2 to S4 that are `asked` are run a second time (`primary`: S2 and S4), with Reasoning asked for. All that does not wait
+    for a translation runs together, then S3. The few-shot examples `shots` stand before every stage; where `reasoned_shots` are given, these before those that are asked for Reasoning.
     """
     reasoned_shots = shots if reasoned_shots is None else reasoned_shots
     every = [*records, *primary]

@@ -11,15 +11,18 @@ from .files import UserError
 
 # Rows are padded to each other for attention alone while the longest is at most this many times as long as the shortest.
 ALIKE = 1.25
-# Tokens of a row, at most: what a row gives each of its tokens is kept for the way back, and grows as the square.
+# Tokens of a row, at most: what a row gives each of its tokens grows as the square, and is kept for the way back.
 LONGEST = 512
+# Scores of a group, at most, for each head.
+SCORES = 1 << 20
 
 
 class Group(NamedTuple):
     """Rows of like length, laid into `count` × `longest` slots for attention.
 
-    `places` holds the place of the token in each slot (padding: of the row's last one), `own` the slots that give their token its output (None: all of them), `again` those whose
-    token is another row's as well, which gives it its output. `before` holds the keys and values of each layer (1 × heads × tokens × width) that all its rows follow on.
+    `places` (a tensor, as the next two) holds the place of the token in each slot (padding: of the row's last one), `own` the slots that give
+    their token its output (None: all of them), `again` those whose token gets it from another row's slot. `before` holds the keys and values
+    of each layer (1 × heads × tokens × width) that all its rows follow on.
     """
 
     count: int
@@ -31,16 +34,17 @@ class Group(NamedTuple):
 
 
 class Rows:
-    """Rows of token `ids` of unlike length, without padding: `tokens` in all, for those that rows begin alike with are there once (a prefix tree).
+    """Rows of token ids, of unlike length, without padding: `tokens` in all, for those that rows begin alike with are there once (a prefix tree).
 
-    `places` holds, for each row, where its tokens lie; `ids` and `positions` belong to the tokens. A row may follow on a prefix that has been computed, one of `prefixes`
-    (as `decoding.Prefix`); only inference can.
+    `places` holds, for each row, where its tokens lie; `ids` and `positions` belong to the tokens. In inference a row may follow on a prefix
+    that has been computed, one of `prefixes` (as `decoding.Prefix`).
     """
 
     def __init__(self, rows: Sequence[Sequence[int]], prefixes: Sequence = ()):
         import torch
 
-        # Set by whoever attends: a model that does not hand them on would let rows attend to each other. `kept`, a list, is given keys and values, layer by layer.
+        # `used` is set by whoever attends: a model that does not hand them on would let rows attend to each other. `kept`, where it is a list,
+        # is given the keys and values of each layer.
         self.used, self.kept = False, None
         kinds = {id(prefix): prefix for prefix in prefixes}
         kind = [list(kinds).index(id(prefix)) for prefix in prefixes] or [0] * len(rows)
@@ -64,8 +68,9 @@ class Rows:
         while waiting:
             shortest = waiting[0]
             chosen = [i for i in waiting if kind[i] == kind[shortest] and len(rows[i]) <= ALIKE * len(rows[shortest])]
-            waiting = waiting[len(chosen) :]
             longest = len(rows[chosen[-1]])
+            chosen = chosen[: max(1, SCORES // (longest * (longest + (len(prefixes[shortest].ids) if prefixes else 0))))]
+            waiting, longest = waiting[len(chosen) :], len(rows[chosen[-1]])
             slots = torch.arange(longest)
             counts, firsts = (torch.tensor(x)[:, None] for x in ([len(rows[i]) for i in chosen], [first[i] for i in chosen]))
             places = torch.tensor([self.places[i] + self.places[i][-1:] * (longest - len(rows[i])) for i in chosen]).flatten()
@@ -186,7 +191,8 @@ def without_padding() -> str:
                 share = shares.float()
                 change = change.sub_((change * share).sum(-1, keepdim=True)).mul_(share).mul_(ctx.scale).to(upstream.dtype)
                 lay_back(to_query, slots(torch.bmm(change, keys), group, heads), group)
-                for into, rest, made in ((to_key, more[0], torch.bmm(change.transpose(1, 2), queries)), (to_value, more[1], torch.bmm(shares.transpose(1, 2), back))):
+                learnt = torch.bmm(change.transpose(1, 2), queries), torch.bmm(shares.transpose(1, 2), back)
+                for into, rest, made in zip((to_key, to_value), more, learnt, strict=True):
                     made = slots(made, group, heads)
                     lay_back(into, made, group)
                     if len(group.again):
@@ -205,6 +211,8 @@ def without_padding() -> str:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         query, key, value = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
         if torch.is_grad_enabled():
+            if any(group.before for group in rows.groups):
+                raise ValueError("Rows follow on prefixes in inference alone.")
             return Attention.apply(query, key, value, rows, scale)[None], None
         return attended(query, key, value, rows, scale, getattr(module, "layer_idx", 0))[None], None
 

@@ -81,7 +81,7 @@ def _note(result: Mapping[str, Any]) -> str:
     words = [] if any(result[p] for p in PARTS) else [label("出力なし / no output")]
     words += [f"{result['seconds']:.1f} {label('秒 / s')}", f"{result['written']} {label('トークン / tokens')}"]
     words += [label("停止 / stopped")] if result["stopped"] else []
-    words += [label("長さの上限で打ち切り / cut off at the limit")] if result["cut"] else []
+    words += [label("長さの上限か繰り返しで打ち切り / cut off (limit or loop)")] if result["cut"] else []
     return " · ".join(words)
 
 

@@ -63,7 +63,7 @@ class _Scored:
     own: bool
 
     def of(self, stage: str, asked: bool, ids: set[str]) -> list[bool]:
-        """Exact matches of a stage on the questions of `ids`; S5 has no asked form."""
+        """Exact matches of a stage on the questions of `ids`; what was not asked for Reasoning counts as it is."""
         key = (stage, asked and (stage, True) in self.rows)
         return [ok for row, ok in zip(self.rows[key], self.right[key], strict=True) if row["id"] in ids]
 

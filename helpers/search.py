@@ -16,8 +16,10 @@ from . import (
     attention,
     decoding,
     evaluation,
+    fused,
     inference,
     models,
+    packing,
     pipeline,
     prompts,
     runtime,
@@ -154,8 +156,8 @@ def _recipe(settings: dict) -> dict:
 
 def _made_from(run: Run, data: pipeline.Data, arm: str) -> list[str]:
     if arm == BASE:
-        return assembly.hashes(*(Path(m.__file__) for m in (attention, decoding, inference, evaluation, models, prompts)))
-    return [pipeline.training_key(run, data, arm), *assembly.hashes(*(Path(m.__file__) for m in (attention, decoding, inference)))]
+        return assembly.hashes(*(Path(m.__file__) for m in (attention, decoding, fused, inference, evaluation, models, packing, prompts)))
+    return [pipeline.training_key(run, data, arm), *assembly.hashes(*(Path(m.__file__) for m in (attention, decoding, fused, inference, packing)))]
 
 
 def _folder(home: Run, search: Search, settings: dict) -> Run:

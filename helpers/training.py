@@ -136,9 +136,9 @@ def labelled_loss(model, inputs: dict):
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     targets = torch.nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=prompts.IGNORED)
     wanted = targets != prompts.IGNORED
-    if packing.can_take(causal, int(mask.sum(1).max())):
+    if packing.can_take(causal, ids.shape[1]):
         rows = packing.Rows([row[:count] for row, count in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)])
-        places = torch.tensor([places + [0] * (ids.shape[1] - len(places)) for places in rows.places])
+        places = torch.tensor([mine + [0] * (ids.shape[1] - len(mine)) for mine in rows.places])
         hidden = packing.run(causal, rows)[places[wanted]]
     else:
         hidden = causal.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[wanted]

@@ -32,6 +32,33 @@ def test_attention_of_one_token_is_that_of_sdpa(heads, mask, attended, monkeypat
     assert torch.allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("heads", [(4, 1), (4, 2), (4, 4)])
+@pytest.mark.parametrize("attended", [1, 2e6])
+@pytest.mark.parametrize("window", [None, 9, 6])
+def test_what_rows_follow_on_is_attended_to_as_if_it_stood_before_each(heads, attended, window, monkeypatch):
+    """Three rows on one prefix, two on a shorter one, one on none; a window that hides part of a prefix, or all of it."""
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    monkeypatch.setattr(attention, "ATTENDED", attended)
+    ours, module = ALL_ATTENTION_FUNCTIONS[attention.one_token()], torch.nn.Module()
+    module.num_key_value_groups, module.layer_idx = heads[0] // heads[1], 1
+    states = {n: tuple(tuple(torch.randn(1, heads[1], n, 16) for _ in range(2)) for _ in range(2)) for n in (7, 3)}
+    of_row, written = [7, 3, 0, 7, 7, 3], 5
+    query, key, value = (torch.randn(6, h, n, 16) for h, n in ((heads[0], 1), (heads[1], written), (heads[1], written)))
+    before = attention.Before([states.get(n, ()) for n in of_row])
+    assert before.lengths.tolist() == of_row and len(before.groups) == 2
+    places = before.lengths + written - 1
+    with torch.inference_mode():
+        found = ours(module, query, key, value, None, scaling=0.3, before=before, places=places, sliding_window=window)[0]
+        for row, length in enumerate(of_row):
+            whole = [torch.cat([states[length][1][part], x[row : row + 1]], 2) if length else x[row : row + 1] for part, x in enumerate((key, value))]
+            seen = torch.arange(length + written) > places[row] - (window or 99)
+            expected = sdpa_attention_forward(module, query[row : row + 1], *whole, seen[None, None, None], scaling=0.3)[0]
+            assert torch.allclose(found[row : row + 1], expected, atol=1e-6), row
+
+
 def test_prompts_and_training_are_left_to_sdpa(monkeypatch):
     import torch
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS

@@ -138,7 +138,8 @@ def test_a_prefix_held_once_is_seen_as_if_it_stood_in_each_lane(name, window, qu
             if getattr(part, "sliding_window", None):
                 part.sliding_window = window
     texts = [q.en[: 5 + 3 * n] for n, q in enumerate(questions[:4])]
-    rows = [(decoding.prefix(model, ids), tokenizer(t, add_special_tokens=False)["input_ids"][:9]) for ids in ([7] * 17, list(range(3, 9)), []) for t in texts]
+    before = [decoding.prefix(model, ids) for ids in ([7] * 17, list(range(3, 9)), [])]
+    rows = [(prefix, tokenizer(t, add_special_tokens=False)["input_ids"][:9]) for prefix in before for t in texts]
     seen, forward = [], decoding.attention.Before.attend
     monkeypatch.setattr(decoding.attention.Before, "attend", lambda self, *a: seen.append(a[-1] is None) or forward(self, *a))
     found = {}
@@ -219,7 +220,7 @@ def test_lanes_hold_what_is_needed(way, monkeypatch, tiny, questions):
 
 
 def test_what_loops_is_cut_off(tiny):
-    """Neither a long number, nor a list that says one thing three times, nor what is said often but not in a row."""
+    """Neither what is said three times (a short thing: for fewer than 32 tokens), nor what is said often but not in a row, nor what has come out of it."""
     for unit in range(1, 17):
         loop = list(range(10, 10 + unit))
         assert decoding.in_a_loop([1, 2, *loop * (-(-32 // unit) if unit < 8 else 4)])

@@ -39,6 +39,13 @@ def test_rows_are_laid_into_groups_of_like_length():
 ALIKE = [[1, 2, 3, 4, 5], [1, 2, 3], [1, 2, 9, 9], [7], [1, 2, 3, 4, 6, 8, 8, 8, 8], [1, 2, 3], [7, 7, 7]]
 
 
+def test_a_group_holds_no_more_scores_than_it_may(monkeypatch):
+    monkeypatch.setattr(packing, "SCORES", 3 * 10 * 10)
+    rows = packing.Rows([[n] * 10 for n in range(8)])
+    assert [(g.count, g.longest) for g in rows.groups] == [(3, 10), (3, 10), (2, 10)]
+    assert [(g.count, g.longest) for g in packing.Rows([[1] * 40]).groups] == [(1, 40)]
+
+
 def test_what_rows_begin_alike_with_is_there_once():
     rows = packing.Rows(ALIKE)
     assert rows.tokens == len(rows.ids) == 5 + 2 + 1 + 5 + 2

@@ -16,8 +16,10 @@ from helpers import (
     decoding,
     evaluation,
     files,
+    fused,
     inference,
     models,
+    packing,
     pipeline,
     profiles,
     prompts,
@@ -153,7 +155,7 @@ def test_a_search_over_the_prompts_of_the_base_model_trains_nothing(tmp_path, mo
     assert all("dev_answer_loss" not in r and "chrf" in r for r in rows)
     assert (tmp_path / "runs" / "search-tiny" / "search.md").read_text(encoding="utf-8").count("\n| ") == 1 + 1 + 3
     known = json.loads((tmp_path / "runs" / "search-tiny" / "search.json").read_text(encoding="utf-8"))
-    assert known["two"]["made_from"] == assembly.hashes(*(Path(m.__file__) for m in (attention, decoding, inference, evaluation, models, prompts)))
+    assert known["two"]["made_from"] == assembly.hashes(*(Path(m.__file__) for m in (attention, decoding, fused, inference, evaluation, models, packing, prompts)))
     with pytest.raises(files.UserError, match="999 shots: there are 16 training questions"):
         search.execute(search.load(write(tmp_path, "arm = 'base'\n[variants.many]\nshots = 999\n")), profile="tiny", say=lambda line: None)
 
