@@ -43,8 +43,8 @@ REASONED = 45
 # What is kept of training beside the predictions.
 TRAINING = ("log.jsonl", "done.json")
 JUDGED = "judged.jsonl"
-# Without a log of this profile: tokens a second of training (generation: about the same) for each GFLOP/s of the processor and billion parameters.
-PER_GFLOPS = 0.11
+# Without a log of this profile: tokens a second of training and of generation for each GFLOP/s of the processor and billion parameters (2 cores of an AMD EPYC).
+PER_GFLOPS = 0.24, 0.15
 # Processes at one GPU, at most: beyond, they wait for each other.
 AT_ONCE = 6
 
@@ -125,8 +125,8 @@ def _rates(run: Run) -> tuple[float, float]:
     newest = (_rows(path) for path in _by_age(logs))
     trained = next((rates for rows in newest if (rates := [row["tokens_per_second"] for row in rows if "tokens_per_second" in row])), None)
     predicted = next((rate for path in _by_age(marks) if (rate := _rate(path))), None)
-    fallback = PER_GFLOPS * gflops(device(run.profile.model.fp16_safe)) / _billions(run) if not (trained and predicted) else 0.0
-    return statistics.median(trained) if trained else fallback, predicted or fallback
+    speed = gflops(device(run.profile.model.fp16_safe)) / _billions(run) if not (trained and predicted) else 0.0
+    return statistics.median(trained) if trained else PER_GFLOPS[0] * speed, predicted or PER_GFLOPS[1] * speed
 
 
 def _alike(run: Run) -> list[Path]:
