@@ -72,7 +72,7 @@ def _study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", action="store_true", help="write the report of what is done so far, and stop")
     parser.add_argument("--run", default="", metavar="NAME", help="run folder below runs/ (default: the study's name)")
     parser.add_argument("--profile", default="auto", help="model and recipe (default: the study's, or by what the machine has)")
-    parser.add_argument("--jobs", type=int, default=None, metavar="N", help="how many (arm, seed) at once (default: 1; on a GPU as many as it has room for)")
+    parser.add_argument("--jobs", type=int, default=None, metavar="N", help="how many (arm, seed) at once (default: 1; on a GPU as many as it has room for). On a CPU they share its cores, and each takes its own memory")
     parser.add_argument("--keep", default="", metavar="FOLDER", help="copy each finished arm's small result files and the report there, and go on from those that lie there")
 
 

@@ -203,7 +203,7 @@ def execute(
 
     Results in `kept` are taken as they are when data and settings are the same, of older code too: the report says which those are. What an (arm,
     seed) finished comes to is copied there, and `done` is called. With `jobs` so many are at work at once, each in a process of its own: a small
-    model leaves most of a large GPU idle. Raises `UserError`.
+    model leaves most of a large GPU idle, and cores that work on one matrix wait for each other. Raises `UserError`.
     """
     data = pipeline.ensure(run, say=say)
     if kept:
@@ -251,6 +251,9 @@ def _together(run: Run, data: pipeline.Data, kept: Path | None, jobs: int, say: 
     say(f"{jobs} at once, of {len(todo)} to do.")
     task = {"folder": str(run.folder.absolute()), "profile": asdict(run.profile), "study": asdict(run.study), "kept": str(kept.absolute()) if kept else ""}
     environment = {**os.environ, GPU_JOBS: str(jobs), distributed.PARENT: str(os.getpid())}
+    if not gpu_gib():
+        # Each its share of the cores, or their threads wait for each other.
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     workers = []
     try:
         for _ in range(jobs):

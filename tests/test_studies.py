@@ -225,9 +225,12 @@ def test_a_study_runs_resumes_and_reports(run, tmp_path):
 def test_several_at_once_come_to_the_same_as_one_after_the_other(run, tmp_path, monkeypatch, capfd):
     """Two processes share the arms; where they fail, whoever called does what they left, with the same predictions, byte for byte."""
     few = dataclasses.replace(run, study=dataclasses.replace(run.study, seeds=(("plain", (0, 1)), ("reasoned-33", (0,)))))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    threads, start = [], experiment.subprocess.Popen
+    monkeypatch.setattr(experiment.subprocess, "Popen", lambda *a, **k: threads.append(k["env"]["OMP_NUM_THREADS"]) or start(*a, **k))
     said, places = [], [s.folder / "questions.jsonl" for s in evaluation.systems(few)]
     experiment.execute(few, jobs=2, kept=tmp_path / "kept", say=said.append)
-    assert "2 at once, of 4 to do." in said
+    assert "2 at once, of 4 to do." in said and threads == [str(max(1, runtime.cores() // 2))] * 2
     assert sum("found in the run folder" in s for s in said) == 4 and not any("steps" in s for s in said), "nothing was left to the first process"
     assert len(set(re.findall(r"by process (\d+)", capfd.readouterr().out))) == 2
     together = [place.read_bytes() for place in places]
