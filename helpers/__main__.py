@@ -256,6 +256,7 @@ def _publish(options: argparse.Namespace) -> int:
 def _bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=["curation", "training", "generation", "growth"], help="curation: notebook 01 against rows; training: beside TRL; generation: beside transformers and llama.cpp; growth: cost against tokens, length, size, batch")
     parser.add_argument("--steps", type=int, default=8, help="training: steps of each variant (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=1, help="training: how often the variants take turns; the fastest round counts (default: %(default)s)")
     parser.add_argument("--random", action="store_true", help="training: random weights of the model's published sizes, nothing to download")
     parser.add_argument("--as-t4", action="store_true", help="training: a larger GPU keeps to a T4's precision, memory and kernels")
     parser.add_argument("--profile", default="gemma3-270m", help="training, growth: model and recipe (default: %(default)s)")
@@ -271,7 +272,7 @@ def _bench(options: argparse.Namespace) -> int:
     folder = notebooks.NOTEBOOKS / "results" / "bench"
     if options.what == "training":
         profiles.choose(options.profile)
-        print(throughput.table(throughput.measure(options.steps, options.profile, folder=folder, random_weights=options.random, t4=options.as_t4)))
+        print(throughput.table(throughput.measure(options.steps, options.profile, folder=folder, random_weights=options.random, t4=options.as_t4, rounds=options.rounds)))
     elif options.what == "growth":
         profiles.choose(options.profile)
         print(growth.table(growth.measure(profile=options.profile, folder=folder)))

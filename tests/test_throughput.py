@@ -33,6 +33,26 @@ def test_no_step_is_too_few():
         throughput.measure(0, "tiny")
 
 
+def test_of_several_rounds_the_fastest_counts(monkeypatch):
+    """Taking turns, so that a busy minute of the machine hits all alike; the ceiling too is the best that was seen."""
+    speeds = {"gflops": iter([400.0, 424.0, 410.0]), "trl": iter([30.0, 34.0, 33.0]), "ours": iter([300.0, 340.0, 350.0])}
+    asked = []
+
+    def apart(module, name, *words):
+        asked.append(name)
+        value = next(speeds[name])
+        return {"gflops": value} if name == "gflops" else {"tokens": 1000, "labelled": 400, "tokens_per_second": value, "peak_gb": 5.0, "precision": "bfloat16"}
+
+    monkeypatch.setattr(throughput.scale, "apart", apart)
+    result = throughput.measure(2, variants=("trl", "ours"), say=lambda text: None, rounds=3)
+    assert asked == ["gflops", "trl", "ours"] * 3 and result["gflops"] == 424.0
+    assert [(r["name"], r["tokens_per_second"], r["slowest"]) for r in result["rows"]] == [("trl", 34.0, 30.0), ("ours", 350.0, 300.0)]
+    page = throughput.table(result)
+    assert "the fastest of 3 rounds" in page and "| 34 (slowest round: 30) | 10.3 × |" in page
+    with pytest.raises(files.UserError, match="--rounds 0"):
+        throughput.measure(2, "tiny", rounds=0)
+
+
 def test_the_ceiling_counts_the_linear_layers_and_the_head_where_it_is_used():
     ours = {"name": "ours", "tokens": 1000, "labelled": 400, "tokens_per_second": 600.0, "peak_gb": 3.0, "precision": "bfloat16"}
     result = {"machine": throughput.scale.machine(), "profile": "gemma3-270m", "steps": 8, "gflops": 795.0, "rows": [ours]}
