@@ -241,7 +241,8 @@ def decode(
     """Let each writer take the next tokens after its row, a prefix and token ids, until it is done; at most `batch` rows at once.
 
     The place of a row that is done is given to one that waits (continuous batching: Yu et al. 2022, Orca, OSDI), a quarter of a batch at a time: a step on
-    a few rows costs nearly as much as one on many. Rows of the longest prefix begin, and of these those that may come to most tokens. `progress` is told how many rows have been finished.
+    a few rows costs nearly as much as one on many. Rows of the longest prefix begin, and of these those that may come to most tokens. `progress` is
+    told how many rows have been finished.
     """
     import torch
 

@@ -244,7 +244,8 @@ def all_stages(
     `translations`, each of them sentences and the few-shot examples before them.
 
     Those stages of S2 to S4 that are `asked` are run a second time (`primary`: S2 and S4), with Reasoning asked for. All that does not wait
-    for a translation runs together, then S3. The few-shot examples `shots` stand before every stage; where `reasoned_shots` are given, these before those that are asked for Reasoning.
+    for a translation runs together, then S3. The few-shot examples `shots` stand before every stage; where `reasoned_shots` are given, these
+    before those that are asked for Reasoning.
     """
     reasoned_shots = shots if reasoned_shots is None else reasoned_shots
     every = [*records, *primary]
@@ -254,7 +255,7 @@ def all_stages(
         calls = [_call(profile, name, inputs[name], reasoned_shots if reasoned else shots, reasoned) for name, reasoned in wanted]
         return _together(model, tokenizer, profile, [*calls, *more], decoding.GREEDY, progress)
 
-    order = [("S1", False), *((name, reasoned) for reasoned in (False, True) for name in ("S2", "S3", "S4") if name in asked or not reasoned), ("S5", False)]
+    order = [("S1", False), *((name, reasoned) for reasoned in (False, True) for name in REASONED if name in asked or not reasoned), ("S5", False)]
     first = [key for key in order if key[0] != "S3"]
     done = run(first, [_call(profile, "S1", [{"ja": ja} for ja in sentences], examples) for sentences, examples in translations])
     found = dict(zip(first, done, strict=False))

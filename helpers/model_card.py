@@ -168,7 +168,7 @@ def _measured(run: Run, arm: str, seed: int) -> str:
         asked = ", asked for Reasoning" if r["decoding"] == DECODINGS[True] else ""
         lines.append(f"| {r['stage']}, {inference.STAGES[r['stage']]}{asked} | {r['set']} | {_interval(r, ' %')} | {r['n']} |")
     text = "\n".join(lines) + "\n\nAccuracy is exact match after normalisation, greedy decoding, held-out questions (`control`: generated arithmetic and date problems)."
-    against = [r for r in _rows(path, "paired", a=str, stage=str, verdict=str, seeds=int) if r["a"] == arm and r["stage"] in ("S2", "S4")]
+    against = [r for r in _rows(path, "paired", a=str, stage=str, verdict=str, seeds=int) if r["a"] == arm and r["stage"] in inference.PRIMARY]
     if against:
         text += "\n\nPaired comparisons over all seeds of the arm, Holm-adjusted:\n\n" + "\n".join(
             f"* {r['verdict'].rstrip('.')}; seeds: {r['seeds']}." for r in against

@@ -46,8 +46,8 @@ class Rows:
         # `used` is set by whoever attends: a model that does not hand them on would let rows attend to each other. `kept`, where it is a list,
         # is given the keys and values of each layer.
         self.used, self.kept = False, None
-        kinds = {id(prefix): prefix for prefix in prefixes}
-        kind = [list(kinds).index(id(prefix)) for prefix in prefixes] or [0] * len(rows)
+        kinds: dict[int, int] = {}
+        kind = [kinds.setdefault(id(prefix), len(kinds)) for prefix in prefixes] or [0] * len(rows)
         ids: list[int] = []
         positions: list[int] = []
         self.places: list[list[int]] = [[] for _ in rows]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from . import agreement, answers, evaluation, pipeline, scoring, seeds, studies
 from .evaluation import System
 from .files import UserError
+from .inference import PRIMARY
 from .records import Record
 from .runtime import Run
 
 ANSWER_STAGES = ("S2", "S3", "S4", "S5")
-PRIMARY = ("S2", "S4")
 LEAD = "reasoned-33"  # the arm that the question is about
 CONTROLS = ("shuffled-33", "plain-token-matched")
 SETS = ("all", "authored", "control")

@@ -211,7 +211,7 @@ def _measure(run: Run, data: pipeline.Data, folder: Path | None, arm: str, setti
 def _voted(model, tokenizer, run: Run, questions: Sequence[Record], asked: bool, settings: dict) -> list[inference.Prediction]:
     """The answer that most samples agree on (arXiv 2203.11171), at S2 and S4; of a tie, the one that was sampled first."""
     found = []
-    for stage in ("S2", "S4"):
+    for stage in inference.PRIMARY:
         for reasoned in (False, True) if asked else (False,):
             drawn = [
                 inference.stage(
