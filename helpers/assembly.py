@@ -113,7 +113,7 @@ def _wanted(run: Run) -> tuple[dict[str, int], tuple[int | str, ...]]:
 def _key(run: Run) -> str:
     files = hashes(corpora.QUESTIONS, own_file(run), _evaluation(run), _edits(run))
     code = hashes(*(Path(module.__file__) for module in (curation, edits, filters, similarity)), *sorted(Path(controls.__file__).parent.glob("*.py")))
-    return fingerprint(*_wanted(run), run.recipe.seed, files, code, corpora.TATOEBA)
+    return fingerprint(*_wanted(run), run.recipe.pool_pairs, run.recipe.seed, files, code, corpora.TATOEBA)
 
 
 def _draw(
@@ -140,7 +140,7 @@ def _draw(
     count = filters.token_counter(models.load_tokenizer(run.profile, say))
     limit = min(MAX_TOKENS, run.recipe.max_length // 3)  # both sides and the prompt's own words have to fit
     pairs, funnels["tatoeba"] = curation.curate_pairs(
-        tatoeba, [*held, *own_pairs], fill, run.recipe.seed, count_tokens=count, max_tokens=limit
+        tatoeba, [*held, *own_pairs], fill, run.recipe.seed, count_tokens=count, max_tokens=limit, pool=run.recipe.pool_pairs
     )
     guard = curation.Contamination([*held, *pairs["dev"], *pairs["test"]])
     own_train = funnels["own"].apply("not in the held-out sets", own_train, guard)

@@ -129,16 +129,23 @@ def curate_pairs(
     count_tokens: CountTokens | None = None,
     max_tokens: int = 128,
     threshold: float = 0.8,
+    pool: int = 0,
 ) -> tuple[dict[str, list[Record]], Funnel]:
     """Clean sentence pairs and draw disjoint splits of the given sizes; `sizes["train"]` None takes all that are left.
+
+    Only `pool` of the pairs, drawn by `seed`, are looked at (0: all of them).
 
     No normalised side is in two splits, because none is kept twice at all. Pairs that resemble a `protected` record (the questions
     of dev and test, the rows of an evaluation file) are dropped. Training pairs that resemble a drawn dev or test pair are dropped too.
     `count_tokens` (see `filters.token_counter`) adds a filter for pairs with more than `max_tokens` tokens on a side.
     Raises `UserError` when too few pairs are left.
     """
-    left = [r.replace(ja=clean(r.ja), en=clean(r.en)) for r in pairs]
-    funnel = Funnel([("pairs in the corpus", len(left))])
+    found, label = list(pairs), "pairs in the corpus"
+    if 0 < pool < len(found):
+        label = f"drawn from the corpus ({len(found):,} pairs)"
+        found = [found[i] for i in sorted(random.Random(seed).sample(range(len(found)), pool))]
+    funnel = Funnel([(label, len(found))])
+    left = [r.replace(ja=clean(r.ja), en=clean(r.en)) for r in found]
     for label, reason in FILTERS:
         left = funnel.apply(label, left, reason)
     if count_tokens:
@@ -152,7 +159,7 @@ def curate_pairs(
     splits["train"] = _train(order[held:], [*splits["test"], *splits["dev"]], sizes["train"], funnel)
     if len(left) < held or len(splits["train"]) < (sizes["train"] or 0):
         wanted = ", ".join(f"{name} {sizes[name]}" for name in ("train", "dev", "test"))
-        raise UserError(f"{len(left)} pairs are left, too few for {wanted}. Give more pairs or ask for smaller splits.")
+        raise UserError(f"{len(left)} pairs are left, too few for {wanted}. Give more pairs or ask for smaller splits{', or a larger pool_pairs' if pool else ''}.")
     return {name: [r.replace(split=name) for r in splits[name]] for name in ("train", "dev", "test")}, funnel
 
 

@@ -149,7 +149,7 @@ def _weights(system: System) -> str:
 def _predict_one(run: Run, data: pipeline.Data, system: System, model: tuple, progress) -> int:
     pairs, questions = data.pairs["test"], data.questions["test"]
     authored, control = [r for r in questions if not is_control(r)], [r for r in questions if is_control(r)]
-    asked = asked_stages(system)
+    asked = asked_stages(run, system)
     calls = len(authored) * (len(inference.STAGES) + len(asked)) + len(control) * sum(1 + (stage in asked) for stage in inference.PRIMARY)
     total, done = (2 if system.name == "base" else 1) * len(pairs) + calls, 0
 
@@ -161,7 +161,7 @@ def _predict_one(run: Run, data: pipeline.Data, system: System, model: tuple, pr
     japanese = [r.ja for r in pairs]
     if system.name == "base":
         translations = {"base zero-shot": (japanese, ()), "base few-shot": (japanese, shots(run, data.pairs["train"]))}
-        found, translated = _prompted(run, data, model, authored, control, list(translations.values()), step)
+        found, translated = _prompted(run, data, model, authored, control, list(translations.values()), asked, step)
     else:
         translations = {system.name: (japanese, ())}
         found, translated = inference.all_stages(*model, authored, primary=control, translations=list(translations.values()), asked=asked, progress=step)
@@ -176,9 +176,11 @@ def _predict_one(run: Run, data: pipeline.Data, system: System, model: tuple, pr
     return sum(row["tokens"] for row in rows) + sum(p.tokens for p in found)
 
 
-def asked_stages(system: System) -> tuple[str, ...]:
-    """The stages at which a system is asked for Reasoning as well; the base model at the primary ones, where others are compared with its better prompt."""
-    return inference.PRIMARY if system.name == "base" else inference.REASONED if studies.reasons(system.name) else ()
+def asked_stages(run: Run, system: System) -> tuple[str, ...]:
+    """The stages at which a system is asked for Reasoning as well; the base model, where the recipe says so, at the primary ones."""
+    if system.name == "base":
+        return inference.PRIMARY if run.recipe.ask_base else ()
+    return inference.REASONED if studies.reasons(system.name) else ()
 
 
 def examples_for(run: Run, data: pipeline.Data, control: bool) -> list[Record]:
@@ -188,9 +190,9 @@ def examples_for(run: Run, data: pipeline.Data, control: bool) -> list[Record]:
 
 
 def _prompted(
-    run: Run, data: pipeline.Data, model: tuple, authored: list[Record], control: list[Record], translations: list[tuple], step
+    run: Run, data: pipeline.Data, model: tuple, authored: list[Record], control: list[Record], translations: list[tuple], asked: tuple[str, ...], step
 ) -> tuple[list[inference.Prediction], list[list[inference.Completion]]]:
-    """The base model with examples of the same kind as the question, without and with Reasoning; and its translations."""
+    """The base model with examples of the same kind as the question, without and (at stages that are `asked`) with Reasoning; and its translations."""
     accepted = pipeline.rationales(run)
     found, translated = [], []
     for of_control, some in ((False, authored), (True, control)):
@@ -199,7 +201,7 @@ def _prompted(
         examples = shots(run, examples_for(run, data, of_control))
         records = {"records": [], "primary": some} if of_control else {"records": some, "translations": translations}
         reasoned = [r.replace(reasoning=accepted[r.id]) for r in examples]
-        predicted, more = inference.all_stages(*model, **records, asked=inference.PRIMARY, shots=examples, reasoned_shots=reasoned, progress=step)
+        predicted, more = inference.all_stages(*model, **records, asked=asked, shots=examples, reasoned_shots=reasoned, progress=step)
         found, translated = found + predicted, translated + more
     return found, translated
 

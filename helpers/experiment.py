@@ -105,7 +105,7 @@ def _training(run: Run, questions: list[Record], arm: str) -> tuple[int, float]:
 
 
 def _to_predict(run: Run, system: System) -> float:
-    recipe, asked = run.recipe, evaluation.asked_stages(system)
+    recipe, asked = run.recipe, evaluation.asked_stages(run, system)
     authored, control = recipe.test_questions or sum(r.split == "test" for r in corpora.questions()), recipe.control_test
     # By the base model with examples and without.
     translated = recipe.test_pairs * TOKENS["S1"] * (2 if system.name == "base" else 1)

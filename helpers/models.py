@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from . import attention, corpora, fused, packing
@@ -111,16 +112,29 @@ def _make_tiny(profile: Profile, folder: Path) -> None:
 
 
 def load_tokenizer(profile: Profile, say: Callable[[str], None] = print):
-    """The tokenizer, with a pad token; padding is masked by position, so pad = eos does no harm. Raises `UserError`."""
+    """The tokenizer, with a pad token; padding is masked by position, so pad = eos does no harm. Raises `UserError`.
+
+    That of a package is read once in a process: 262,144 tokens take seconds.
+    """
+    folder = local_folder(profile, say)
+    return _read_once(folder) if profile.model.source == "package" else _hub(profile, lambda: _read_tokenizer(folder))
+
+
+def _read_tokenizer(folder: str):
     from transformers import AutoTokenizer
 
-    folder = local_folder(profile, say)
-    tokenizer = _hub(profile, lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
-    if profile.model.source == "package" and not _cuts_as_gemma(tokenizer):
-        raise UserError(f"{folder}: its tokenizer is not the model's (converted with transformers 5.15 to 5.17). Remove this folder and run again.")
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
+    return tokenizer
+
+
+@lru_cache(maxsize=1)
+def _read_once(folder: str):
+    tokenizer = _read_tokenizer(folder)
+    if not _cuts_as_gemma(tokenizer):
+        raise UserError(f"{folder}: its tokenizer is not the model's (converted with transformers 5.15 to 5.17). Remove this folder and run again.")
     return tokenizer
 
 

@@ -167,7 +167,7 @@ def _training_keys(run: Run, data: Data, arm: str, questions: list[Record]) -> t
     from . import fused, packing, prompts, training
 
     # What training does not depend on is left out: changing it trains nothing again.
-    inference_only = ("generation_batch", "few_shot", *(f"{kind}_budget" for kind in ("translation", "answer", "multistep", "reasoning", "line")))
+    inference_only = ("generation_batch", "few_shot", "ask_base", *(f"{kind}_budget" for kind in ("translation", "answer", "multistep", "reasoning", "line")))
     recipe = dataclasses.replace(run.recipe, **dict.fromkeys(inference_only, 0))
     code = hashes(*(Path(module.__file__) for module in (fused, models, packing, prompts, training)))
     common = [run.profile.model, recipe, data.manifest["files"], code]

@@ -32,13 +32,15 @@ class Model:
 class Recipe:
     """Hyperparameters of data, training and inference.
 
-    Lengths and budgets are in tokens; `train_pairs`, `dev_pairs` and `test_pairs` are numbers of Tatoeba pairs, `dev_loss_pairs` how many of
-    the dev pairs the dev loss is taken on, `replay_pairs` how many of the training pairs are mixed with the questions, the others coming first (as many as `train_pairs`: all are mixed). `questions` and
+    Lengths and budgets are in tokens; `train_pairs`, `dev_pairs` and `test_pairs` are numbers of Tatoeba pairs, `pool_pairs` how many of the corpus
+    are looked at to find them (0: all of them), `dev_loss_pairs` how many of the dev pairs the dev loss is taken on, `replay_pairs` how many of the training pairs are mixed with the questions, the others coming first (as many as `train_pairs`: all are mixed). `questions` and
     `test_questions` limit the authored sets (0: all of them); `control_train`, `control_dev` and `control_test` add generated problems of the
-    positive control (0: none), of the `control_kinds` alone that are named, with spaces between.
+    positive control (0: none), of the `control_kinds` alone that are named, with spaces between. With `ask_base` the base model is asked for
+    Reasoning as well (1), or not (0).
     """
 
     train_pairs: int = 1000
+    pool_pairs: int = 0
     dev_pairs: int = 100
     dev_loss_pairs: int = 40
     test_pairs: int = 300
@@ -66,6 +68,7 @@ class Recipe:
     reasoning_budget: int = 96
     line_budget: int = 24
     few_shot: int = 3
+    ask_base: int = 1
     generation_batch: int = 128
     seed: int = 0
 
@@ -111,8 +114,19 @@ PROFILES: dict[str, Profile] = {
                 # Gemma 3 is reported to overflow fp16; on a T4 it is computed in fp32 until somebody has measured the 270M.
                 fp16_safe=False,
             ),
-            # 144 of the 320 test questions: with all of them the default run would not end within 20 minutes on 2 cores.
-            Recipe(test_questions=144, batch_size=16, accumulation=1),
+            # For a default run of a quarter of an hour on 2 cores: half the pairs in steps half as large lose little on dev (notebooks/results/search/small.md),
+            # and 144 of the 320 test questions are asked.
+            Recipe(
+                train_pairs=500,
+                replay_pairs=500,
+                pool_pairs=20_000,
+                test_pairs=200,
+                test_questions=144,
+                batch_size=8,
+                accumulation=1,
+                evaluations=2,
+                ask_base=0,
+            ),
         ),
         # LoRA targets of phi-2 and Phi-3: module names in transformers' modeling_phi.py and modeling_phi3.py.
         Profile(

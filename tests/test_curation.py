@@ -251,6 +251,22 @@ def test_the_draw_depends_on_the_seed_alone(questions):
     assert draws[0] == draws[1] != draws[2]
 
 
+def test_of_a_large_corpus_a_pool_is_looked_at(questions):
+    raw, _ = raw_pairs(questions)
+    few = {"train": 60, "dev": 20, "test": 20}
+    draws = [curate_pairs(raw, [HELD], few, seed, pool=300) for seed in (3, 3, 4)]
+    (splits, funnel), again, other = draws
+    assert splits == again[0] != other[0]
+    assert funnel.steps[0] == (f"drawn from the corpus ({len(raw):,} pairs)", 300) and funnel.steps[-1][1] == 100
+    looked = [r for rows in splits.values() for r in rows]
+    assert len({r.id for r in looked} | {i for i, _, _ in funnel.dropped}) <= 300
+    everything = curate_pairs(raw, [HELD], few, 3)[0]
+    for pool in (0, len(raw), 10 * len(raw)):
+        assert curate_pairs(raw, [HELD], few, 3, pool=pool)[0] == everything != splits
+    with pytest.raises(UserError, match="pool_pairs"):
+        curate_pairs(raw, [HELD], few, 3, pool=80)
+
+
 @pytest.mark.parametrize(
     "sizes", [SIZES | {"train": 10_000}, SIZES | {"train": 0, "test": 10_000}, SIZES | {"dev": 540}]
 )

@@ -168,6 +168,17 @@ def test_what_stands_after_the_answer_is_trained_there(run, monkeypatch):
     assert longer and [i for i, (a, b) in enumerate(zip(*ids, strict=True)) if a != b] == longer
 
 
+def test_the_base_model_is_asked_for_reasoning_where_the_recipe_says_so(run):
+    data, asked = pipeline.ensure(run), {}
+    for ask in (1, 0):
+        run = dataclasses.replace(run, profile=run.profile.replace(ask_base=ask))
+        base = evaluation.systems(run)[0]
+        evaluation.predict(run, data, some=[base], say=lambda line: None)
+        asked[ask] = {(r["stage"], r["asked"]) for r in evaluation.read(base.folder / "questions.jsonl")}
+    assert asked[1] - asked[0] == {("S2", True), ("S4", True)} and asked[0] == {(s, False) for s in ("S1", "S2", "S3", "S4", "S5")}
+    assert evaluation.asked_stages(run, evaluation.System("reasoned-33", 0, None, base.folder)) == ("S2", "S3", "S4")
+
+
 @pytest.mark.slow
 def test_train_predict_and_report_from_results_only(run):
     data = pipeline.ensure(run, train=True)
