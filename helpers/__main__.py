@@ -113,7 +113,7 @@ def _study(options: argparse.Namespace) -> int:
 
 
 def _search_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("search", nargs="?", default="quick", help="quick, base, order or a .toml file (default: %(default)s)")
+    parser.add_argument("search", nargs="?", default="quick", help="quick, base, order, small or a .toml file (default: %(default)s)")
     parser.add_argument("--profile", default="auto", help="model and recipe (default: the study's, or by what the machine has)")
     parser.add_argument("--keep", default="", metavar="FOLDER", help="copy the table there, and go on from what lies there")
 

@@ -53,7 +53,9 @@ def test_the_searches_that_ship_begin_with_what_is_compared_with_and_repeat_noth
     assert base.arm == "base" and base.variants[0] == ("three-shot", {"shots": profiles.choose("gemma3-270m").recipe.few_shot})
     order = search.load("order")
     assert [settings.get("arm", order.arm) for _, settings in order.variants] == ["reasoned-33", "explained-33", "plain"]
-    for one in (found, base, order):
+    small = search.load("small")
+    assert small.variants[0] == ("half-the-pairs", {}) and dict(small.recipe)["train_pairs"] == dict(order.recipe)["train_pairs"] // 2
+    for one in (found, base, order, small):
         assert len({name for name, _ in one.variants}) == len({json.dumps(s) for _, s in one.variants}) == len(one.variants)
 
 
