@@ -141,7 +141,8 @@ def curate_pairs(
     Raises `UserError` when too few pairs are left.
     """
     found, label = list(pairs), "pairs in the corpus"
-    if 0 < pool < len(found):
+    pooled = 0 < pool < len(found)
+    if pooled:
         label = f"drawn from the corpus ({len(found):,} pairs)"
         found = [found[i] for i in sorted(random.Random(seed).sample(range(len(found)), pool))]
     funnel = Funnel([(label, len(found))])
@@ -159,7 +160,7 @@ def curate_pairs(
     splits["train"] = _train(order[held:], [*splits["test"], *splits["dev"]], sizes["train"], funnel)
     if len(left) < held or len(splits["train"]) < (sizes["train"] or 0):
         wanted = ", ".join(f"{name} {sizes[name]}" for name in ("train", "dev", "test"))
-        raise UserError(f"{len(left)} pairs are left, too few for {wanted}. Give more pairs or ask for smaller splits{', or a larger pool_pairs' if pool else ''}.")
+        raise UserError(f"{len(left)} pairs are left, too few for {wanted}. Give more pairs or ask for smaller splits{', or a larger pool_pairs' if pooled else ''}.")
     return {name: [r.replace(split=name) for r in splits[name]] for name in ("train", "dev", "test")}, funnel
 
 

@@ -71,7 +71,7 @@ def predict(
     """Write the predictions on the test split of each of the study's systems (or `some`): `questions.jsonl`, `translation.jsonl`, `done.json`.
 
     All decode greedily. The base model is prompted with few-shot examples everywhere, and on the sentence pairs zero-shot as well; an arm that
-    has learnt from Reasoning answers twice, freely and asked for Reasoning. A system already done from the same adapter and data is
+    has learnt from Reasoning answers twice, freely and asked for Reasoning; so does the base model at the primary stages where the recipe says `ask_base`. A system already done from the same adapter and data is
     skipped. Raises `UserError`, also when another process is at the same system here.
     """
     from . import models

@@ -36,7 +36,7 @@ class Recipe:
     are looked at to find them (0: all of them), `dev_loss_pairs` how many of the dev pairs the dev loss is taken on, `replay_pairs` how many of the training pairs are mixed with the questions, the others coming first (as many as `train_pairs`: all are mixed). `questions` and
     `test_questions` limit the authored sets (0: all of them); `control_train`, `control_dev` and `control_test` add generated problems of the
     positive control (0: none), of the `control_kinds` alone that are named, with spaces between. With `ask_base` the base model is asked for
-    Reasoning as well (1), or not (0).
+    Reasoning as well.
     """
 
     train_pairs: int = 1000
@@ -68,7 +68,7 @@ class Recipe:
     reasoning_budget: int = 96
     line_budget: int = 24
     few_shot: int = 3
-    ask_base: int = 1
+    ask_base: bool = True
     generation_batch: int = 128
     seed: int = 0
 
@@ -115,8 +115,9 @@ PROFILES: dict[str, Profile] = {
                 fp16_safe=False,
             ),
             # What the default run does without, to end sooner on 2 cores: 176 of the 320 test questions, a third evaluation, the base model's answers with Reasoning.
-            Recipe(test_questions=144, batch_size=16, accumulation=1, evaluations=2, ask_base=0),
+            Recipe(test_questions=144, batch_size=16, accumulation=1, evaluations=2, ask_base=False),
         ),
+        # LoRA targets of phi-2 and Phi-3: module names in transformers' modeling_phi.py and modeling_phi3.py.
         Profile(
             "phi-2",
             Model(

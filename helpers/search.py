@@ -132,7 +132,8 @@ def execute(
         data = pipeline.ensure(run, say=lambda line: None)
         # What was measured with older code is not measured again: remove it from the file for that.
         arm = settings.get("arm", search.arm)
-        given = {"settings": settings, "data": pipeline.fingerprint(run.profile.model, run.recipe, data.manifest["files"], arm)}
+        recipe = dataclasses.replace(run.recipe, ask_base=False)
+        given = {"settings": settings, "data": pipeline.fingerprint(run.profile.model, recipe, data.manifest["files"], arm)}
         if {k: known.get(name, {}).get(k) for k in given} == given:
             made = known[name]["made_from"] == _made_from(run, data, arm)
             say(f"Variant {name}: measured before{'' if made else ', with older code'}.")

@@ -13,7 +13,7 @@ from .profiles import PROFILES, Recipe
 FOLDER = ROOT / "data" / "studies"
 BASELINE = "plain"
 MAY_BE_ZERO = (
-    "pool_pairs", "questions", "test_questions", "control_train", "control_dev", "control_test", "replay_pairs", "few_shot", "ask_base", "warmup_ratio",
+    "pool_pairs", "questions", "test_questions", "control_train", "control_dev", "control_test", "replay_pairs", "few_shot", "warmup_ratio",
     "reasoning_fraction",
 )  # fmt: skip
 ARMS = "plain, reasoned-P or explained-P (P from 1 to 100), shuffled-33 or plain-token-matched"

@@ -220,8 +220,23 @@ def test_a_converted_tokenizer_that_is_not_the_model_s_is_refused(tiny, monkeypa
     """What an older transformers left in the cache, from before this was checked."""
     folder = models.local_folder(tiny)
     monkeypatch.setattr(models, "local_folder", lambda profile, say: folder)
-    with pytest.raises(files.UserError, match="its tokenizer is not the model's .* Remove this folder"):
-        models.load_tokenizer(profiles.choose("gemma3-270m"))
+    for _ in range(2):
+        with pytest.raises(files.UserError, match="its tokenizer is not the model's .* Remove this folder"):
+            models.load_tokenizer(profiles.choose("gemma3-270m"))
+
+
+def test_a_package_s_tokenizer_is_read_once(tiny, monkeypatch):
+    read, made, folder = models._read_tokenizer, [], models.local_folder(tiny)
+    monkeypatch.setattr(models, "_cuts_as_gemma", lambda tokenizer: True)
+    monkeypatch.setattr(models, "_read_tokenizer", lambda folder: made.append(folder) or read(folder))
+    monkeypatch.setattr(models, "local_folder", lambda profile, say: folder)
+    models._read_once.cache_clear()
+    try:
+        embedded = profiles.choose("gemma3-270m")
+        assert models.load_tokenizer(embedded) is models.load_tokenizer(embedded.replace(rank=2)) and len(made) == 1
+        assert models.load_tokenizer(tiny) is not models.load_tokenizer(tiny) and len(made) == 3, "a folder of one's own may change"
+    finally:
+        models._read_once.cache_clear()
 
 
 def test_a_tokenizer_that_is_not_the_model_s_is_refused(tmp_path, monkeypatch):

@@ -170,7 +170,7 @@ def test_what_stands_after_the_answer_is_trained_there(run, monkeypatch):
 
 def test_the_base_model_is_asked_for_reasoning_where_the_recipe_says_so(run):
     data, asked = pipeline.ensure(run), {}
-    for ask in (1, 0):
+    for ask in (True, False):
         run = dataclasses.replace(run, profile=run.profile.replace(ask_base=ask))
         base = evaluation.systems(run)[0]
         evaluation.predict(run, data, some=[base], say=lambda line: None)

@@ -69,3 +69,24 @@ def test_every_heading_is_in_both_languages(path):
 def test_there_is_something_to_try(path):
     texts = [_text(c) for c in notebooks.load(path)["cells"] if c["cell_type"] == "markdown"]
     assert sum("Try this" in text and "試し" in text for text in texts) == 1
+
+
+@every
+def test_the_opening_says_what_it_is_about_in_both_languages_with_its_sources(path):
+    texts = [_text(c) for c in notebooks.load(path)["cells"] if c["cell_type"] == "markdown"]
+    (opening,) = (text for text in texts if "**What this notebook does.**" in text)
+    assert opening.startswith("**日本語の要約**") and all(part in opening for part in ("**Needs**", "**Makes**", "**Time**"))
+    assert len(KANA.findall(opening)) > 60 and re.search(r"\]\(https://", opening)
+    everything = "\n".join(texts)
+    assert re.search(r"\bexpect\b", everything, re.I), "what to expect before"
+    (seen,) = (text for text in texts if "## What was seen" in text)
+    assert "In the run shown here" in seen and "ここに示した実行" in seen
+
+
+def test_the_guide_has_a_glossary_and_a_cure_for_each_complaint():
+    guide = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in guide.splitlines() if line.startswith("| ") and "---" not in line]
+    for complaint in ("never stops", "nan", "out of memory", "checkpoint", "bf16", "invalid notebook"):
+        assert any(complaint in row.split("|")[1].lower() and KANA.search(row.split("|")[1]) and len(row.split("|")[2]) > 60 for row in rows), complaint
+    glossary = guide.split("| Term / 用語 |")[1].splitlines()
+    assert sum(line.startswith("| ") and " / " in line for line in glossary) > 25
