@@ -47,12 +47,15 @@ def _grouped(ax: Any, frame: DataFrame, places: Sequence[str], column: str, upri
         options = {"fmt": look["marker"], "color": look["color"], "markersize": 6.5, "elinewidth": 1.6, "label": arm}
         errors = _errors(part)
         if upright:
-            ax.errorbar(at, part["value"], yerr=errors, **options)
+            drawn = ax.errorbar(at, part["value"], yerr=errors, **options)
         else:
-            ax.errorbar(part["value"], at, xerr=errors, **options)
+            drawn = ax.errorbar(part["value"], at, xerr=errors, **options)
+        # A mark at 0 lies on the edge.
+        drawn.lines[0].set_clip_on(False)
         words += [f"{arm}, {p}: {v:.1f} %" for p, v in part["value"].items() if v == v]
     highest = max(frame["value"].max(), frame["high"].max() if frame["high"].notna().any() else 0)
     (ax.set_ylim if upright else ax.set_xlim)(0, min(max(highest * 1.1, 5), 102))
+    ax.tick_params(axis="x" if upright else "y", pad=8)
     return words
 
 

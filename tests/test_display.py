@@ -117,6 +117,20 @@ def test_one_switch_changes_the_training_view(capsys):
     assert "損失" in words["ja"] and not re.search("[ぁ-んァ-ヶ一-龯]", words["en"])
 
 
+def test_one_switch_changes_the_static_tables():
+    words = {"ja": "", "en": ""}
+    rows = [{"question": "?", "system": "base", "english": "1", "reasoning": "2", "answer": "3", "gold": "4", "right": right} for right in (True, False)]
+    try:
+        for wanted in words:
+            language.switch(wanted)
+            tables = [display.show_sides(rows[:1]), display.show_sides(rows[1:]), display.masked_example([("1", False), ("2", True)])]
+            words[wanted] = "".join(table.data for table in tables)
+    finally:
+        language.switch("both")
+    for japanese, english in (("質問", "Question"), ("正答", "Gold answer"), ("英語", "English"), ("推論", "Reasoning"), ("誤", "wrong"), ("学習対象", "supervised"), ("改行", "newline")):
+        assert japanese in words["ja"] and japanese not in words["en"] and english in words["en"] and english not in words["ja"], english
+
+
 def _ticks(*losses):
     picture = display._curve([(i, loss, None) for i, loss in enumerate(losses)], len(losses))
     return re.findall(r'<text x="0" y="\d+">([^<]+)</text>', picture), picture

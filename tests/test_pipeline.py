@@ -201,6 +201,8 @@ def test_train_predict_and_report_from_results_only(run):
     results.examples[0].update(bad)
     folder = report.write(run, results, report.figures(run, results))
     page = (folder / "report.html").read_text(encoding="utf-8")
+    kinds = [{p.stem for p in folder.glob(f"figures/*.{kind}")} for kind in ("png", "svg")]
+    assert kinds[0] == kinds[1] and len(kinds[0]) >= 6
     assert "<script" not in page and "<img onerror" not in page and "&lt;script&gt;" in page
     short, long = ((folder / name).read_text(encoding="utf-8") for name in ("report.md", "details.md"))
     assert "\\|x" in short and "\\|x" in long and "(details.md)" in short

@@ -83,6 +83,16 @@ def test_import_is_light():
     assert done.stdout.strip() == "[]"
 
 
+def test_decoding_is_greedy_by_default_and_stays_in_a_sensible_range():
+    one = form("base", "plain", say=lambda *_: FULL)
+    controls = {"temperature": one.temperature, "top_k": one.top_k, "tokens": one.tokens, "seed": one.seed}
+    assert {name: c.value for name, c in controls.items()} == {"temperature": 0.0, "top_k": 40, "tokens": 0, "seed": 0}
+    for extreme, expected in ((-1, (0.0, 1, 0, 0)), (10**9, (1.5, 100, 400, 10**9))):
+        for control, value in zip(controls.values(), expected, strict=True):
+            control.value = extreme
+            assert control.value == value
+
+
 @pytest.mark.parametrize("background", [True, False])
 def test_base_and_a_tuned_arm_are_asked_side_by_side(background):
     one = form("base", "plain", "reasoned-33", say=lambda system, *_: FULL if system != "base" else {"answer": "Everest"}, background=background)
