@@ -30,6 +30,7 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(models, "local_folder", lambda profile, say: tiny)
     monkeypatch.setattr(models, "_cuts_as_gemma", lambda tokenizer: True)
+    monkeypatch.setattr(models, "_read_once", models._read_tokenizer)
     monkeypatch.setattr(fertility.teachers, "smollm2_folder", lambda say: other)
     return tmp_path
 

@@ -220,6 +220,7 @@ def test_a_converted_tokenizer_that_is_not_the_model_s_is_refused(tiny, monkeypa
     """What an older transformers left in the cache, from before this was checked."""
     folder = models.local_folder(tiny)
     monkeypatch.setattr(models, "local_folder", lambda profile, say: folder)
+    models._read_once.cache_clear()
     for _ in range(2):
         with pytest.raises(files.UserError, match="its tokenizer is not the model's .* Remove this folder"):
             models.load_tokenizer(profiles.choose("gemma3-270m"))
