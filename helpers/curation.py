@@ -140,12 +140,12 @@ def curate_pairs(
     `count_tokens` (see `filters.token_counter`) adds a filter for pairs with more than `max_tokens` tokens on a side.
     Raises `UserError` when too few pairs are left.
     """
-    found, label = list(pairs), "pairs in the corpus"
+    found, begun = list(pairs), "pairs in the corpus"
     pooled = 0 < pool < len(found)
     if pooled:
-        label = f"drawn from the corpus ({len(found):,} pairs)"
+        begun = f"drawn from the corpus ({len(found):,} pairs)"
         found = [found[i] for i in sorted(random.Random(seed).sample(range(len(found)), pool))]
-    funnel = Funnel([(label, len(found))])
+    funnel = Funnel([(begun, len(found))])
     left = [r.replace(ja=clean(r.ja), en=clean(r.en)) for r in found]
     for label, reason in FILTERS:
         left = funnel.apply(label, left, reason)

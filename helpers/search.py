@@ -132,6 +132,7 @@ def execute(
         data = pipeline.ensure(run, say=lambda line: None)
         # What was measured with older code is not measured again: remove it from the file for that.
         arm = settings.get("arm", search.arm)
+        # What a search decodes with stands in its variants.
         recipe = dataclasses.replace(run.recipe, ask_base=False)
         given = {"settings": settings, "data": pipeline.fingerprint(run.profile.model, recipe, data.manifest["files"], arm)}
         if {k: known.get(name, {}).get(k) for k in given} == given:
